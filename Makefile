@@ -1,0 +1,59 @@
+# Everything that this checkout does, from a bare Python 3.11 on. `make help` lists it.
+# Nothing outside the checkout is written: the environment is .venv, data and releases lie in .cadp (or $CADP_HOME).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+TORCH ?= cpu
+TORCH_VERSION := 2.13.0
+TORCH_INDEX ?=
+SPEC ?= docs/examples/fashion-mnist.yaml
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/ready-$(TORCH)
+export CADP_HOME ?= $(CURDIR)/.cadp
+
+.PHONY: help setup data demo down status test lint clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo "  variables: SPEC=$(SPEC)  TORCH=$(TORCH) (cpu or cuda)  TORCH_INDEX=URL  PYTHON=python3.11"
+
+setup: $(STAMP) ## Make .venv with everything at its pinned version (TORCH=cpu|cuda)
+
+# The stamp comes last: a set-up that was interrupted is done again.
+$(STAMP): pyproject.toml infra/constraints.txt infra/setup.sh
+	@TORCH="$(TORCH)" TORCH_VERSION="$(TORCH_VERSION)" TORCH_INDEX="$(TORCH_INDEX)" \
+		PYTHON="$(PYTHON)" bash infra/setup.sh $(VENV)
+	@rm -f $(VENV)/ready-* && touch $@
+
+data: setup ## Fetch and check the demo's data
+	@$(BIN)/python -m cadp.sources.fetch fashion-mnist "$(CADP_HOME)/data"
+
+demo: setup data ## Run a whole release (SPEC=… runs another one); run it again and it goes on
+	@$(BIN)/cadp keys new --if-absent
+	@$(BIN)/cadp budget init "$(SPEC)" --epsilon 16 --delta 1e-6 --if-absent
+	@$(BIN)/python -m flows release "$(SPEC)"
+
+down: ## Stop the Prefect server that the demo left up
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m flows down; else echo "no server runs"; fi
+
+status: ## Say whether the Prefect server runs, and where
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m flows status; else echo "no server runs"; fi
+
+test: setup data ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean: down ## Remove .venv and caches; .cadp, with data, keys, ledger and releases, stays
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	@find cadp flows tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Content-aware differential privacy: datasets that may be published, with the guarantee made honest."""

@@ -1,0 +1,187 @@
+"""The private fit: four sums over the records in integers, discrete Gaussian noise, and the network they determine."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cadp.cinn import contributions as add
+from cadp.cinn.estimate import class_factors, class_means, principal_axes, residual_stds
+from cadp.cinn.network import ConditionalFlow
+from cadp.cinn.plan import MomentsPlan, Query
+from cadp.cinn.transforms import band_of_coefficients
+from cadp.errors import PrivacyError
+from cadp.privacy.noise import discrete_gaussian
+from cadp.records import Batch
+from cadp.reporter import Reporter
+
+__all__ = ["MomentsPlan", "Query", "fit_moments"]
+
+CHUNK = 2048
+Steps = NDArray[np.float64]
+Sums = NDArray[np.int64]
+Rows = tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]
+
+
+def fit_moments(
+    batches: Callable[[], Iterable[Batch]],
+    plan: MomentsPlan,
+    class_counts: NDArray[np.int64],
+    reporter: Reporter,
+) -> ConditionalFlow:
+    """Fit a conditional flow to private records at the cost of `plan.event()`.
+
+    Reads the records three times and never holds more than a batch. Labels are public, and so are the counts: a
+    rejected record counts in its class and contributes zero.
+
+    Args:
+        batches: opens one pass over all records, images of the plan's shape.
+        plan: what is clipped, how much noise, which network.
+        class_counts: `(classes,)` records of each label, rejected ones included.
+        reporter: told how far each pass is.
+
+    Returns:
+        The fitted flow, float64.
+
+    Raises:
+        PrivacyError: a pass does not hold `class_counts` records, or exact integer sums are not possible.
+    """
+    return _Fit(batches, plan, class_counts, reporter).run()
+
+
+class _Fit:
+    """One fit: the passes over the records and the flow as it is built up."""
+
+    def __init__(
+        self,
+        batches: Callable[[], Iterable[Batch]],
+        plan: MomentsPlan,
+        class_counts: NDArray[np.int64],
+        reporter: Reporter,
+    ) -> None:
+        architecture = plan.architecture
+        if class_counts.shape != (architecture.classes,) or class_counts.min() < 0:
+            raise PrivacyError(f"class counts {class_counts.tolist()}: {architecture.classes} non-negative counts")
+        self.batches, self.plan, self.counts, self.reporter = batches, plan, class_counts, reporter
+        self.total = int(class_counts.sum())
+        self.architecture = architecture
+        self.flow = ConditionalFlow(architecture)
+        self.bands = band_of_coefficients(architecture.shape, architecture.block, architecture.bands)
+        for query in plan.queries:
+            # Forty standard deviations of noise: a discrete Gaussian never gets there.
+            add.check_total(self.total, query.bound + math.ceil(40 * query.sigma / max(self.total, 1)))
+
+    def run(self) -> ConditionalFlow:
+        """Ask the four queries; each uses what the earlier ones returned."""
+        with torch.no_grad():
+            self._fit_means()
+            stds = self._fit_rotation()
+            self._fit_whitening_and_scales(stds)
+        return self.flow
+
+    def _rows(self, label: str) -> Iterator[Rows]:
+        """One pass: pixels `(n, d)` float64 in [0, 1], labels as tensor and as array, and which rows are valid."""
+        seen = np.zeros_like(self.counts)
+        with self.reporter.progress(label, self.total, "records") as advance:
+            for batch in self.batches():
+                if batch.images.shape[1:] != self.architecture.shape:
+                    raise PrivacyError(f"images of {batch.images.shape[1:]}, the plan is for {self.architecture.shape}")
+                for start in range(0, len(batch), CHUNK):
+                    part = slice(start, start + CHUNK)
+                    labels = batch.labels[part]
+                    if labels.min() < 0 or labels.max() >= len(seen):
+                        raise PrivacyError(f"labels from {labels.min()} to {labels.max()}: 0 to {len(seen) - 1}")
+                    seen += np.bincount(labels, minlength=len(seen))
+                    pixels = torch.from_numpy(batch.images[part].reshape(len(labels), -1) / 255.0)
+                    yield pixels, torch.from_numpy(labels), labels, batch.valid[part]
+                    advance(len(labels))
+        if not np.array_equal(seen, self.counts):
+            raise PrivacyError(
+                f"a pass held {seen.tolist()} records by class, the public counts are {self.counts.tolist()}"
+            )
+
+    def _steps(self, vectors: torch.Tensor, valid: NDArray[np.bool_], query: Query) -> Steps:
+        """The clipped integer vectors of valid records; zero for rejected ones, whatever centring made of them."""
+        return np.where(valid[:, None], add.lattice_rows(vectors.numpy(), query.radius, self.plan.step), 0.0)
+
+    def _coefficients(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The centred low block `(n, D)` and the other coefficients `(n, d - D)`."""
+        centred, _ = self.flow.shift(self.flow.cosine(pixels, labels)[0], labels)
+        return centred[:, : self.architecture.low_dims], centred[:, self.architecture.low_dims :]
+
+    def _fit_means(self) -> None:
+        """Sum pixels by class. The transform is orthogonal: noise on pixels is the same noise on coefficients."""
+        query, size = self.plan.mean, len(self.counts)
+        sums = np.zeros((size, self.architecture.dims), dtype=np.int64)
+        for pixels, _, labels, valid in self._rows("class means"):
+            sums += add.class_sums(self._steps(pixels, valid, query), labels, size, query.radius)
+        noisy = torch.from_numpy(with_noise(sums, query) * self.plan.step)
+        low = self.flow.cosine(noisy, torch.arange(size))[0][:, : self.architecture.low_dims]
+        means = class_means(low.numpy(), query.sigma * self.plan.step, self.counts)
+        self.flow.shift.mean.copy_(torch.from_numpy(means))
+
+    def _fit_rotation(self) -> NDArray[np.float64]:
+        """Sum outer products of the centred low block; returns the noisy standard deviations `(k,)`."""
+        query, dims = self.plan.covariance, self.architecture.low_dims
+        sums = np.zeros((dims, dims), dtype=np.int64)
+        for pixels, labels, _, valid in self._rows("covariance"):
+            low, _ = self._coefficients(pixels, labels)
+            sums += add.outer_sum(self._steps(low, valid, query), query.radius)
+        unit = self.plan.step**2 / max(self.total, 1)
+        noisy = with_symmetric_noise(sums, query).astype(np.float64) * unit
+        # Most entries are off the diagonal, where the noise is smaller by √2.
+        axes, stds = principal_axes(noisy, self.architecture.content, query.sigma * unit / math.sqrt(2))
+        self.flow.rotation.weight.copy_(torch.from_numpy(axes))
+        return stds
+
+    def _fit_whitening_and_scales(self, stds: NDArray[np.float64]) -> None:
+        """Sum outer products by class in the whitened k dimensions, and the energies of what they leave."""
+        second, third = self.plan.class_covariance, self.plan.residual
+        size, k = len(self.counts), self.architecture.content
+        basis = self.flow.rotation.weight[:k].T
+        outer = np.zeros((size, k, k), dtype=np.int64)
+        energies = np.zeros((size, self.architecture.bands), dtype=np.int64)
+        for pixels, labels, classes, valid in self._rows("class covariances"):
+            low, high = self._coefficients(pixels, labels)
+            content = low @ basis
+            whitened = self._steps(content / torch.from_numpy(stds), valid, second)
+            outer += add.class_outer_sums(whitened, classes, size, second.radius)
+            rest = self._steps(torch.cat([low - content @ basis.T, high], dim=1), valid, third)
+            energies += add.class_energies(
+                rest, classes, size, band_of=self.bands, bands=self.architecture.bands, bound=third.radius
+            )
+        count = np.maximum(self.counts, 1)
+        unit = self.plan.step**2 / count
+        noisy = with_symmetric_noise(outer, second) * unit[:, None, None]
+        factors = stds[:, None] * class_factors(noisy, second.sigma * unit / math.sqrt(2))
+        self.flow.whitening.lower.copy_(torch.from_numpy(np.tril(factors, -1)))
+        self.flow.whitening.log_diagonal.copy_(torch.from_numpy(np.log(np.diagonal(factors, axis1=1, axis2=2))))
+        bands = with_noise(energies, third) * unit[:, None]
+        scales = residual_stds(bands, self.flow.rotation.weight.numpy(), k, self.bands)
+        self.flow.scale.log_scale.copy_(torch.from_numpy(np.log(scales)))
+
+
+def with_noise(sums: Sums, query: Query) -> Sums:
+    """Integer sums, one coordinate an entry, with the query's discrete Gaussian noise."""
+    return sums + discrete_gaussian(query.sigma, sums.shape)
+
+
+def with_symmetric_noise(sums: Sums, query: Query) -> Sums:
+    """Symmetric sums of outer products `(…, d, d)`, whose sensitivity is in the Frobenius norm, with symmetric noise.
+
+    An off-diagonal entry occurs twice in the matrix, ‖A‖² = Σ A_ii² + 2·Σ_{i<j} A_ij², so the vector that has the
+    Frobenius norm is (A_ii, √2·A_ij), with noise σ on each. On the integer A_ij itself that is noise σ/√2. The Rényi
+    losses of the entries add up: α/2·(Σ δ_ii²/σ² + Σ_{i<j} δ_ij²/(σ²/2)) = α·‖A − A'‖²/2σ².
+    """
+    dims = sums.shape[-1]
+    noise = np.zeros_like(sums)
+    rows, columns = np.triu_indices(dims, 1)
+    # Rounded up: 1/√2 as a float may be a hair short.
+    upper = discrete_gaussian(query.sigma * math.sqrt(0.5) * (1 + 2.0**-40), (*sums.shape[:-2], len(rows)))
+    noise[..., rows, columns] = upper
+    noise[..., columns, rows] = upper
+    diagonal = np.arange(dims)
+    noise[..., diagonal, diagonal] = discrete_gaussian(query.sigma, sums.shape[:-1])
+    return sums + noise

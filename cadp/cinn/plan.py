@@ -1,0 +1,191 @@
+"""The frozen public plan of a private fit: clips, noise, lattice and events in one value."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from cadp.cinn.architecture import Architecture, Shape
+from cadp.errors import PrivacyError
+from cadp.privacy.accountant import calibrate_gaussian, curve
+from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event, GaussianEvent
+
+# Radii as fractions of √d, for pixels in [0, 1]. The rule, on the public handwritten digits of scikit-learn (1,797
+# images of 8×8, divided by 16), each rounded to 1/64: PIXELS is the median of ‖x‖/√d, the usual target of a clip norm
+# (Andrew et al. 2021); WITHIN is the .95 quantile of ‖x − class mean‖/√d, higher because a covariance lives in its
+# tail; RESIDUAL is half of WITHIN by decision: digits have too little fine detail to say.
+PIXELS = 31 / 64
+WITHIN = 19 / 64
+RESIDUAL = WITHIN / 2
+# Every clipped vector is rounded to this lattice: a quarter of an 8-bit grey level.
+STEP = 2.0**-10
+# Noise multipliers in proportion: class means : covariance : class covariances : residual energies. Means and energies
+# are sums of large, well-averaged numbers and bear more noise than a covariance of hundreds of entries.
+WEIGHTS = (4.0, 1.0, 1.75, 6.0)
+BANDS = 16
+# √2 and the quotients below are rounded up by far more than float64 can err.
+_UP = 1 + 2.0**-40
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One sum by the Gaussian mechanism, in integers.
+
+    Attributes:
+        name: what is summed.
+        power: 1 for sums of vectors, 2 for sums of their squares or outer products.
+        radius: the clip norm of the vectors, in lattice steps.
+        noise_multiplier: noise standard deviation over replace-one sensitivity.
+        records: `m`, the most records one unit contributes.
+    """
+
+    name: str
+    power: Literal[1, 2]
+    radius: int
+    noise_multiplier: float
+    records: int
+
+    @property
+    def bound(self) -> int:
+        """The largest norm of one record's integer contribution: `radius^power`."""
+        return int(self.radius**self.power)
+
+    @property
+    def sensitivity(self) -> float:
+        """Replace-one sensitivity √2·m·bound; `cadp.cinn.contributions` holds the proof."""
+        return math.sqrt(2.0) * self.records * self.bound * _UP
+
+    @property
+    def zero_out_sensitivity(self) -> float:
+        """Sensitivity when a unit's contribution is replaced by zero: m·bound."""
+        return float(self.records * self.bound) * _UP
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the discrete Gaussian, in integer units."""
+        return self.noise_multiplier * self.sensitivity
+
+    def event(self) -> GaussianEvent:
+        """The loss under replace-one: a Gaussian with μ = sensitivity / σ."""
+        return GaussianEvent(mu=_UP / self.noise_multiplier)
+
+    def zero_out_event(self) -> GaussianEvent:
+        """The loss under zero-out."""
+        return GaussianEvent(mu=_UP * self.zero_out_sensitivity / self.sigma, relation=ZERO_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class MomentsPlan:
+    """Everything public about one private fit of a `ConditionalFlow`.
+
+    The four queries are composed adaptively: each clips whatever the earlier ones returned, so μ² adds up.
+
+    Attributes:
+        architecture: the network that is fitted.
+        units: number of units in the training set, public.
+        mean: class sums of pixels.
+        covariance: outer products of the centred low-frequency block, over all classes.
+        class_covariance: outer products of the k whitened principal dimensions, by class.
+        residual: energies of everything else, by class and frequency band.
+        step: the lattice step, in pixels or in whitened units.
+    """
+
+    architecture: Architecture
+    units: int
+    mean: Query
+    covariance: Query
+    class_covariance: Query
+    residual: Query
+    step: float = STEP
+
+    @classmethod
+    def calibrate(
+        cls,
+        epsilon: float,
+        delta: float,
+        shape: Shape,
+        classes: int,
+        *,
+        units: int,
+        max_records_per_unit: int = 1,
+    ) -> "MomentsPlan":
+        """The plan that costs at most `epsilon` at `delta` by the accountant, replace-one.
+
+        Raises:
+            PrivacyError: ε, δ or a count is out of range.
+        """
+        if units < 1 or max_records_per_unit < 1:
+            raise PrivacyError(f"units {units} and records per unit {max_records_per_unit} must be at least 1")
+        architecture = choose_architecture(epsilon, shape, classes, units)
+        mu = calibrate_gaussian(epsilon, delta)
+        plan = cls.split(mu, architecture, units, max_records_per_unit)
+        # Four events round up four times; give back the last digits.
+        while curve(plan.event()).epsilon(delta) > epsilon:
+            mu *= 1 - 2.0**-20
+            plan = cls.split(mu, architecture, units, max_records_per_unit)
+        return plan
+
+    @classmethod
+    def split(cls, mu: float, architecture: Architecture, units: int, records: int) -> "MomentsPlan":
+        """Split a total μ over the queries: multiplier wᵢ·s with Σ 1/(wᵢ·s)² = μ²."""
+        scale = math.sqrt(sum(1 / weight**2 for weight in WEIGHTS)) / mu
+        root = math.sqrt(architecture.dims)
+        radii = (PIXELS * root, WITHIN * root, math.sqrt(architecture.content), RESIDUAL * root)
+        names = ("class means", "covariance", "class covariances", "residual energies")
+        powers: tuple[Literal[1, 2], ...] = (1, 2, 2, 2)
+        mean, covariance, class_covariance, residual = (
+            Query(name, power, math.ceil(radius / STEP), weight * scale, records)
+            for name, power, radius, weight in zip(names, powers, radii, WEIGHTS, strict=True)
+        )
+        return cls(architecture, units, mean, covariance, class_covariance, residual)
+
+    @property
+    def content(self) -> int:
+        """`k`, the principal dimensions: the most that a mechanism may carry."""
+        return self.architecture.content
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The four queries, in the order they are asked."""
+        return (self.mean, self.covariance, self.class_covariance, self.residual)
+
+    def event(self) -> Event:
+        """The loss of the whole fit, replace-one."""
+        return ComposedEvent(events=tuple(query.event() for query in self.queries))
+
+    def zero_out_event(self) -> Event:
+        """The loss of the whole fit when a unit's contribution is replaced by zero."""
+        events = tuple(query.zero_out_event() for query in self.queries)
+        return ComposedEvent(events=events, relation=ZERO_OUT)
+
+    def parameters(self) -> dict[str, object]:
+        """The public facts of the plan, JSON-ready, for the ledger and the privacy statement."""
+        return {
+            "kind": "moments",
+            "architecture": self.architecture.to_json(),
+            "units": self.units,
+            "max_records_per_unit": self.mean.records,
+            "lattice_step": self.step,
+            "queries": [
+                {
+                    "name": query.name,
+                    "clip_norm": query.radius * self.step,
+                    "sensitivity": query.sensitivity * self.step**query.power,
+                    "noise_multiplier": query.noise_multiplier,
+                }
+                for query in self.queries
+            ],
+        }
+
+
+def choose_architecture(epsilon: float, shape: Shape, classes: int, units: int) -> Architecture:
+    """The network for a budget, by a public rule of ε, the number of units and the shape.
+
+    The block is half the shorter side, at least 8 and at most 16 frequencies. The content is 64 dimensions for 60,000
+    units at ε = 8; every halving of ε·units costs 8 of them, because noise per unit grows; never fewer than 8, nor more
+    than 96 or the block holds.
+    """
+    h, w, c = shape
+    block = min(h, w, max(8, min(16, min(h, w) // 2)))
+    halvings = math.log2(8 * 60_000 / (max(epsilon, 1e-9) * units))
+    content = min(96, max(8, 8 * round((64 - 8 * halvings) / 8)), block * block * c)
+    return Architecture("whitening", shape, classes, block, content, BANDS)

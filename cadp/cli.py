@@ -1,0 +1,203 @@
+"""The command line: `cadp --help`. Every command ends with an exit code that scripts can rely on.
+
+0 ok, 1 failed, 2 usage, spec or plan differs, 3 budget refused, 4 verification failed, 5 withheld by the gate.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cadp.errors import CadpError
+from cadp.settings import Settings
+
+app = typer.Typer(
+    name="cadp",
+    help="Turn a private labelled dataset into one that may be published, under a stated privacy guarantee.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+budget = typer.Typer(help="The privacy budget of each population: make it, look at it.", no_args_is_help=True)
+keys = typer.Typer(help="The key that signs releases.", no_args_is_help=True)
+app.add_typer(budget, name="budget")
+app.add_typer(keys, name="keys")
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="a release.yaml", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
+out = Console()
+err = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line; a `CadpError` becomes its message and its exit code, never a stack trace."""
+    try:
+        app()
+    except CadpError as error:
+        err.print(f"[red]error:[/red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped; run the same command again to go on")
+        sys.exit(1)
+
+
+@app.command()
+def plan(spec: Spec, as_json: AsJson = False) -> None:
+    """Show what a release will do, read and cost. Reads no private record and charges nothing."""
+    from cadp.show import plan_view
+
+    view = plan_view(spec, Settings.load())
+    if as_json:
+        out.print_json(json.dumps(view.to_json()))
+        return
+    _table(f"Plan of {view.release}", view.rows)
+    for line in view.lines:
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def release(spec: Spec) -> None:
+    """Take a release from its source to its signed manifest. Run it again after any interruption: it goes on."""
+    from cadp.release import Job, run_release, summary
+    from cadp.reporter import ConsoleReporter
+    from cadp.show import print_summary
+
+    job = Job.open(spec)
+    run_release(job, ConsoleReporter(err))
+    print_summary(summary(job), out)
+
+
+def _step(name: str, doc: str) -> None:
+    def command(spec: Spec) -> None:
+        from cadp.release import STEPS, Job, run_step
+        from cadp.reporter import ConsoleReporter
+
+        job = Job.open(spec)
+        run_step(next(step for step in STEPS if step.name == name), job, ConsoleReporter(err))
+
+    command.__doc__ = doc
+    app.command(name)(command)
+
+
+_step("shard", "Read the source into raw shards in the private zone. Charges nothing.")
+_step("train", "Charge the training and fit the model.")
+_step("privatize", "Charge the mechanism and seal every range of released records.")
+_step("validate", "Charge the gate and check the released records.")
+_step("publish", "Write the release, its signed manifest last.")
+
+
+@app.command()
+def abandon(
+    spec: Spec, reason: Annotated[str, typer.Option(help="why, for the ledger's history")] = "abandoned"
+) -> None:
+    """Give a release up: its charges are burned, never refunded. One that charged nothing is forgotten."""
+    from cadp.steps.abandon import abandon_release
+
+    out.print(abandon_release(spec, Settings.load(), reason), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    url: Annotated[str, typer.Argument(metavar="URL", help="a release: a folder or s3://…", show_default=False)],
+    key: Annotated[list[Path] | None, typer.Option(help="a trusted public key (PEM); else the settings' keys")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of a release against its signed manifest, and its ε against its events."""
+    from cadp.publish.sign import load_public
+    from cadp.publish.verify import verify as check
+
+    paths = key or sorted(Settings.load().keys_dir.glob("*.pub.pem"))
+    verified = check(url, [load_public(path) for path in paths])
+    facts = {
+        "release": verified.release,
+        "signed_by": verified.signed_by,
+        "files": verified.files,
+        "bytes": verified.size,
+        "records": verified.records,
+        "looked_for_extra_files": verified.listed,
+        "statement": verified.manifest.body["statement"],
+    }
+    if as_json:
+        out.print_json(json.dumps(facts))
+        return
+    line = (
+        f"{verified.release}: {verified.files} files, {verified.records:,} records, signed by {verified.signed_by[:16]}"
+    )
+    out.print(f"[green]ok[/green] {line}", highlight=False, soft_wrap=True)
+    if not verified.listed:
+        out.print("this store cannot be listed, so extra files could not be looked for", highlight=False)
+
+
+@keys.command("new")
+def keys_new(if_absent: Annotated[bool, typer.Option("--if-absent", help="keep a key that is there")] = False) -> None:
+    """Make the Ed25519 key that signs releases, readable by you alone, and its public half beside it."""
+    from cadp.publish.sign import load_signer, new_key
+    from cadp.steps.publish import signing_key_path
+
+    settings = Settings.load()
+    settings.make_private_folders()
+    path = signing_key_path(settings)
+    signer = load_signer(path) if if_absent and path.exists() else new_key(path)
+    out.print(f"signing key {signer.key_id[:16]} in {path}", highlight=False, soft_wrap=True)
+
+
+@budget.command("init")
+def budget_init(
+    spec: Spec,
+    epsilon: Annotated[float, typer.Option(help="the most the population may ever lose (replace-one)")],
+    delta: Annotated[float, typer.Option(help="δ of that limit")],
+    holdout_epsilon: Annotated[float, typer.Option(help="the same for its holdout units, which only gates use")] = 1.0,
+    if_absent: Annotated[bool, typer.Option("--if-absent", help="keep a budget that is there")] = False,
+) -> None:
+    """Make the ledger if there is none, and the budget of the spec's population. Limits are never raised."""
+    from cadp.show import budget_rows
+    from cadp.steps.budgets import has_budget, init_budget
+
+    settings = Settings.load()
+    if not (if_absent and has_budget(spec, settings)):
+        init_budget(spec, settings, epsilon=epsilon, delta=delta, holdout_epsilon=holdout_epsilon)
+    _table("Budget (replace-one)", budget_rows(settings))
+
+
+@budget.command("show")
+def budget_show(as_json: AsJson = False) -> None:
+    """Show what every population has spent and what is left."""
+    from cadp.show import budget_rows
+
+    rows = budget_rows(Settings.load())
+    if as_json:
+        out.print_json(json.dumps(rows))
+    else:
+        _table("Budget (replace-one)", rows)
+
+
+@budget.command("history")
+def budget_history(as_json: AsJson = False) -> None:
+    """List every charge."""
+    from cadp.show import history_rows
+
+    rows = history_rows(Settings.load())
+    if as_json:
+        out.print_json(json.dumps(rows))
+    else:
+        _table("Charges", rows)
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> None:
+    if not rows:
+        out.print(f"{title}: nothing yet")
+        return
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    out.print(table)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,99 @@
+"""A population's running totals, and the filter that decides whether one more charge fits.
+
+A charge fits if at *some* Rényi order the integer sum of all charges stays within that order's cap, and the sum of
+additive δ's stays within its own; `cadp.privacy.accountant` proves that this keeps the whole within (ε, δ). Decision
+and charge are one write transaction. Behind it stand two more lines: the totals are swapped only if nobody else swapped
+them since they were read, and CHECK constraints refuse totals beyond the caps.
+"""
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from cadp.errors import LedgerError
+from cadp.ledger import schema
+from cadp.ledger.canonical import canonical
+from cadp.privacy.accountant import Curve
+
+_NO_ROOM = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The totals of one population as one transaction read them.
+
+    Attributes:
+        population_id: whose they are.
+        caps: the most micro-nats at each order; negative where the order can hold nothing.
+        cap_delta_atto: the most additive δ, in 1e-18.
+        spent: the sum of everything that counts.
+        revision: raised by every change.
+    """
+
+    population_id: int
+    caps: tuple[int, ...]
+    cap_delta_atto: int
+    spent: Curve
+    revision: int
+
+    def admits(self, total: Curve) -> bool:
+        """Return whether charges that sum to `total` are within the caps: the filter."""
+        return headroom(total, self.caps) >= 0 and total.delta_atto <= self.cap_delta_atto
+
+
+def headroom(total: Curve, caps: tuple[int, ...]) -> int:
+    """Return the most micro-nats that any order has left under `total`; negative if every order is exceeded."""
+    left = (most - spent for spent, most in zip(total.micro, caps, strict=True) if spent is not None)
+    return max(left, default=_NO_ROOM)
+
+
+def open_account(connection: Connection, population_id: int, *, caps: tuple[int, ...], cap_delta_atto: int) -> None:
+    """Open the account of a new population, with nothing spent."""
+    zero = Curve.zero()
+    connection.execute(
+        schema.accounts.insert().values(
+            population_id=population_id,
+            caps=canonical(caps),
+            spent=canonical(zero.to_json()),
+            cap_delta_atto=cap_delta_atto,
+            spent_delta_atto=0,
+            headroom=str(headroom(zero, caps)),
+            revision=1,
+        )
+    )
+
+
+def read_account(connection: Connection, population_id: int) -> Account:
+    """Read the totals of a population."""
+    row = connection.execute(select(schema.accounts).where(schema.accounts.c.population_id == population_id)).one()
+    return Account(
+        population_id=population_id,
+        caps=tuple(json.loads(row.caps)),
+        cap_delta_atto=row.cap_delta_atto,
+        spent=Curve.from_json(json.loads(row.spent)),
+        revision=row.revision,
+    )
+
+
+def replace_total(connection: Connection, account: Account, total: Curve) -> None:
+    """Swap the totals that `account` read for `total`.
+
+    Raises:
+        LedgerError: somebody else changed them in between, or they break a CHECK; the transaction must not go on.
+    """
+    swapped = connection.execute(
+        schema.accounts.update()
+        .where(
+            schema.accounts.c.population_id == account.population_id,
+            schema.accounts.c.revision == account.revision,
+        )
+        .values(
+            spent=canonical(total.to_json()),
+            spent_delta_atto=total.delta_atto,
+            headroom=str(headroom(total, account.caps)),
+            revision=account.revision + 1,
+        )
+    )
+    if swapped.rowcount != 1:
+        raise LedgerError("the budget changed while it was read: the database does not isolate; nothing was charged")

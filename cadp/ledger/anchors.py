@@ -1,0 +1,183 @@
+"""Anchors: the chain's entries, put one by one outside the database, so that a rewound database is noticed.
+
+Once committed, entry `seq` is put at `<ledger>/<seq:08d>.json` if absent, oldest first, before the call that made it
+returns. A restored, copied, truncated or lagging database appends a *different* entry under a number that is taken,
+finds its newest entry different from the anchor, or finds an anchor beyond its newest entry; each of them stops it
+before anything is handed out. A process that dies between commit and anchor leaves a tail without anchors; whoever
+comes next puts it. An anchor holds public values and keyed hashes only, never a digest of private bytes.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from sqlalchemy import Connection, func, select
+
+from cadp.errors import LedgerRewound, ObjectExists, ObjectMissing
+from cadp.ledger import schema
+from cadp.ledger.canonical import canonical
+from cadp.ledger.chain import ENTRY_SCHEMA, Entry, anchor_key, entries, head, newest_first
+from cadp.ledger.engine import Database
+from cadp.store import Store
+
+CLAIM = "ledger.json"
+_NEXT_STEP = "stop every writer and put back the newest copy of the ledger; until then nothing is charged or released"
+
+
+class AnchoredChain:
+    """The chain of one open ledger with its anchors. Once it has seen a rewind it refuses everything."""
+
+    def __init__(self, database: Database, anchors: Store) -> None:
+        with database.read() as connection:
+            self.identity = str(connection.execute(select(schema.ledger.c.id)).scalar_one())
+        self._database = database
+        self._claims = anchors
+        self.anchors = anchors.child(self.identity)
+        self._lock = threading.Lock()
+        self._settled: Entry | None = None
+        self._refusal: str | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[Connection]:
+        """One write transaction; what it appends is committed and anchored when the block ends.
+
+        Raises:
+            LedgerRewound: this database is not the ledger that the anchors know.
+        """
+        self.guard()
+        with self._database.write() as connection:
+            yield connection
+        self.settle()
+
+    def guard(self) -> None:
+        """Refuse to go on after a rewind was seen.
+
+        Raises:
+            LedgerRewound: with the message of the first refusal.
+        """
+        if self._refusal is not None:
+            raise LedgerRewound(self._refusal)
+
+    def check_opening(self) -> None:
+        """Compare the newest entry with the anchors, and anchor what a crash left without.
+
+        Raises:
+            LedgerRewound: the database is behind, ahead on its own, or the anchors are another ledger's.
+        """
+        newest, count = self._newest()
+        if count != newest.seq:
+            self._refuse(f"has {count} chain entries up to number {newest.seq}: entries were removed")
+        self._check_claim(newest)
+        self.refuse_if_behind()
+        self.settle()
+
+    def refuse_if_behind(self) -> None:
+        """Look for an anchor beyond the newest entry.
+
+        Raises:
+            LedgerRewound: there is one, so this database lost what the anchors remember.
+        """
+        self.guard()
+        newest, _ = self._newest()
+        while self.anchors.exists(anchor_key(newest.seq + 1)):
+            # Another process may have committed and anchored in between; then its entry is visible by now.
+            again, _ = self._newest()
+            if again.seq == newest.seq:
+                self._refuse(
+                    f"ends at entry {newest.seq}, but entry {newest.seq + 1} is anchored at {self.anchors.url}: "
+                    f"an older copy was restored, or its end was cut off"
+                )
+            newest = again
+
+    def settle(self) -> None:
+        """Anchor every committed entry that has no anchor yet, oldest first, so that anchors never have a gap.
+
+        Raises:
+            LedgerRewound: an entry's number is anchored with another entry, or the settled past has changed.
+        """
+        self.guard()
+        for entry in self._unsettled():
+            try:
+                self.anchors.put(entry.anchor_key, entry.anchor)
+            except ObjectExists:
+                self._refuse_fork(entry)
+            self._mark(entry)
+
+    def _unsettled(self) -> list[Entry]:
+        """Return what lies beyond the newest entry whose anchor is known to be this chain's, oldest first."""
+        settled = self._settled
+        if settled is None:
+            return self._tail()
+        with self._database.read() as connection:
+            tail = list(entries(connection, after=settled.seq - 1))
+        if not tail or tail[0] != settled:
+            self._refuse(f"no longer holds entry {settled.seq} that this process has anchored: the file was replaced")
+        # All but the last may be another process's, most likely anchored already: reading is cheaper than a put.
+        return [entry for entry in tail[1:-1] if not self._is_anchored(entry)] + tail[1:][-1:]
+
+    def _tail(self) -> list[Entry]:
+        """Walk down from the newest entry to the first whose anchor is this chain's; return what lies above it."""
+        tail: list[Entry] = []
+        with self._database.read() as connection:
+            for entry in newest_first(connection):
+                if self._is_anchored(entry):
+                    self._mark(entry)
+                    return tail[::-1]
+                tail.append(entry)
+        # Only the entry of the ledger's creation may be the first that is ever anchored.
+        if len(tail) > 1:
+            self._refuse(
+                f"has {len(tail)} entries and none is anchored at {self.anchors.url}: the anchors were removed, "
+                f"or this is not where they are"
+            )
+        return tail
+
+    def _mark(self, entry: Entry) -> None:
+        with self._lock:
+            if self._settled is None or entry.seq > self._settled.seq:
+                self._settled = entry
+
+    def _is_anchored(self, entry: Entry) -> bool:
+        try:
+            found = self.anchors.get(entry.anchor_key)
+        except ObjectMissing:
+            return False
+        if found != entry.anchor:
+            self._refuse_fork(entry)
+        return True
+
+    def _check_claim(self, newest: Entry) -> None:
+        """One anchors location serves one ledger: a second one beside it would grant every budget again."""
+        claim = f"{canonical({'ledger': self.identity, 'schema': ENTRY_SCHEMA})}\n".encode()
+        try:
+            if newest.seq == 1:
+                self._claims.put(CLAIM, claim)
+                return
+            found = self._claims.get(CLAIM)
+        except ObjectMissing:
+            self._refuse(
+                f"has {newest.seq} entries and no anchors at {self._claims.url}: point the setting to where they are"
+            )
+        except ObjectExists:
+            found = b""
+        if found != claim:
+            self._refuse(f"is not the ledger that the anchors at {self._claims.url} belong to")
+
+    def _newest(self) -> tuple[Entry, int]:
+        with self._database.read() as connection:
+            newest = head(connection)
+            count = connection.execute(select(func.count()).select_from(schema.chain)).scalar_one()
+        if newest is None:
+            self._refuse("has an empty chain: its entries were removed")
+        return newest, count
+
+    def _refuse_fork(self, entry: Entry) -> NoReturn:
+        self._refuse(
+            f"has another entry {entry.seq} ({entry.kind}) than the one anchored at {self.anchors.url}: this file was "
+            f"copied or restored, and the other copy went on"
+        )
+
+    def _refuse(self, what: str) -> NoReturn:
+        self._refusal = f"the ledger {self._database.path} {what}; {_NEXT_STEP}"
+        raise LedgerRewound(self._refusal)

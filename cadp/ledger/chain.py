@@ -1,0 +1,100 @@
+"""The hash chain of the ledger's events: the book that everything else must follow from.
+
+Whatever changes what is owed or known appends an entry in the same transaction. An entry holds the hash of the one
+before it, and a nonce, so two copies of a ledger that do the same thing still differ.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from cadp.ledger import schema
+from cadp.ledger.canonical import canonical, digest, utc_now
+
+ENTRY_SCHEMA = 1
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One link of the chain.
+
+    Attributes:
+        seq: 1 for the ledger's creation, then without gaps.
+        kind: `ledger`, `population`, `charge`, `begin`, `finish`, `answer`, `publish`, `burn` or `void`.
+        text: the entry as canonical JSON: schema, ledger, seq, kind, at, nonce, body, prev.
+        hash: SHA-256 of `text`; the next entry's `prev`.
+    """
+
+    seq: int
+    kind: str
+    text: str
+    hash: str
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The entry, parsed."""
+        value: dict[str, Any] = json.loads(self.text)
+        return value
+
+    @property
+    def anchor_key(self) -> str:
+        """The anchor's key below the ledger's prefix."""
+        return anchor_key(self.seq)
+
+    @property
+    def anchor(self) -> bytes:
+        """The anchor's bytes."""
+        return f'{{"entry":{self.text},"hash":"{self.hash}"}}\n'.encode()
+
+
+def anchor_key(seq: int) -> str:
+    """Return the key of an anchor below the ledger's prefix."""
+    return f"{seq:08d}.json"
+
+
+def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int:
+    """Append an entry inside a write transaction and return its number."""
+    identity = connection.execute(select(schema.ledger.c.id)).scalar_one()
+    last = head(connection)
+    seq = 1 if last is None else last.seq + 1
+    text = canonical(
+        {
+            "schema": ENTRY_SCHEMA,
+            "ledger": identity,
+            "seq": seq,
+            "kind": kind,
+            "at": utc_now(),
+            "nonce": secrets.token_hex(8),
+            "body": dict(body),
+            "prev": GENESIS if last is None else last.hash,
+        }
+    )
+    connection.execute(schema.chain.insert().values(seq=seq, kind=kind, entry=text, hash=digest(text)))
+    return seq
+
+
+def head(connection: Connection) -> Entry | None:
+    """Return the newest entry."""
+    newest = select(func.max(schema.chain.c.seq)).scalar_subquery()
+    row = connection.execute(select(schema.chain).where(schema.chain.c.seq == newest)).one_or_none()
+    return None if row is None else _entry(row)
+
+
+def entries(connection: Connection, after: int = 0) -> Iterator[Entry]:
+    """Yield the entries beyond number `after`, oldest first."""
+    rows = connection.execute(select(schema.chain).where(schema.chain.c.seq > after).order_by(schema.chain.c.seq))
+    yield from map(_entry, rows)
+
+
+def newest_first(connection: Connection) -> Iterator[Entry]:
+    """Yield the entries, newest first, reading only as far as they are asked for."""
+    yield from map(_entry, connection.execute(select(schema.chain).order_by(schema.chain.c.seq.desc())))
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(seq=row.seq, kind=row.kind, text=row.entry, hash=row.hash)

@@ -1,0 +1,208 @@
+"""Charges: what a release pays, once per key, before a mechanism reads anything."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
+
+from cadp.errors import BudgetExceeded, LedgerError
+from cadp.ledger import schema
+from cadp.ledger.accounts import read_account, replace_total
+from cadp.ledger.budget import held_by, quoted, refusal
+from cadp.ledger.canonical import canonical, digest, name_text, plain, utc_now
+from cadp.ledger.chain import append
+from cadp.ledger.populations import find_population
+from cadp.ledger.states import State, require_step
+from cadp.privacy.accountant import Curve, Event, curve
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One charge as it stands.
+
+    Attributes:
+        id: 16 hex digits.
+        population: whose budget pays.
+        release: who asked.
+        key: what it is for; one live charge a population and key.
+        event: what is charged.
+        curve: the event's cost as it was charged.
+        state: where it stands.
+        parameters: public values that the charge is made for.
+        at: when it was made, ISO 8601 UTC.
+    """
+
+    id: str
+    population: str
+    release: str
+    key: str
+    event: Event
+    curve: Curve
+    state: State
+    parameters: Mapping[str, object]
+    at: str
+
+
+def make_charge(
+    connection: Connection, population: str, *, release: str, key: str, event: Event, parameters: Mapping[str, object]
+) -> Charge:
+    """Find the charge of this key, or make it if it fits.
+
+    Raises:
+        BudgetExceeded: it does not fit; nothing is written.
+        LedgerError: the key is taken for something else, or the release is closed.
+    """
+    name_text("a release", release)
+    name_text("a charge's key", key)
+    parameters_text, event_text, cost = canonical(plain(parameters)), canonical(event.to_json()), curve(event)
+    population_id, owner = find_population(connection, population)
+    if cost.relation != owner.relation:
+        raise LedgerError(f"population {population} is charged under {owner.relation}, not {cost.relation}")
+    same_key = _charges().where(
+        schema.charges.c.population_id == population_id,
+        schema.charges.c.key == key,
+        schema.charges.c.state != State.VOIDED,
+    )
+    row = connection.execute(same_key).one_or_none()
+    if row is not None:
+        return _require_same(row, release, event_text, parameters_text)
+    _require_open(connection, release)
+    account = read_account(connection, population_id)
+    total = account.spent + cost
+    if not account.admits(total):
+        raise BudgetExceeded(refusal(release, key, quoted(owner, account, cost), held_by(connection, owner)))
+    identity = secrets.token_hex(8)
+    values = {
+        "id": identity,
+        "release": release,
+        "key": key,
+        "event": event_text,
+        "curve": canonical(cost.to_json()),
+        "parameters": parameters_text,
+        "parameters_sha256": digest(parameters_text),
+        "state": State.RESERVED,
+        "at": utc_now(),
+    }
+    body = {
+        "id": identity,
+        "population": population,
+        "release": release,
+        "key": key,
+        "event": event.to_json(),
+        "curve": cost.to_json(),
+        "parameters_sha256": values["parameters_sha256"],
+    }
+    replace_total(connection, account, total)
+    seq = append(connection, "charge", body)
+    connection.execute(schema.charges.insert().values(**values, population_id=population_id, seq=seq))
+    return get_charge(connection, identity)
+
+
+def get_charge(connection: Connection, charge_id: str) -> Charge:
+    """Return one charge.
+
+    Raises:
+        LedgerError: there is none of this id.
+    """
+    row = connection.execute(_charges().where(schema.charges.c.id == charge_id)).one_or_none()
+    if row is None:
+        raise LedgerError(f"there is no charge {charge_id!r}")
+    return _charge(row)
+
+
+def find_charges(connection: Connection, population: str | None = None, release: str | None = None) -> list[Charge]:
+    """Return charges in the order in which they were made."""
+    query = _charges().order_by(schema.charges.c.seq)
+    if population is not None:
+        query = query.where(schema.charges.c.population_id == find_population(connection, population)[0])
+    if release is not None:
+        query = query.where(schema.charges.c.release == release)
+    return [_charge(row) for row in connection.execute(query)]
+
+
+def move(connection: Connection, charge_id: str, state: State, kind: str, body: Mapping[str, object]) -> None:
+    """Take one charge to another state, with its chain entry.
+
+    Raises:
+        LedgerError: there is no such step.
+    """
+    require_step(charge_id, get_charge(connection, charge_id).state, state)
+    append(connection, kind, {"charge": charge_id, **body})
+    set_state(connection, [charge_id], state)
+
+
+def set_state(connection: Connection, charge_ids: Sequence[str], state: State) -> None:
+    """Write the state of charges whose step was checked and recorded."""
+    connection.execute(schema.charges.update().where(schema.charges.c.id.in_(charge_ids)).values(state=state))
+
+
+def void_charge(connection: Connection, charge_id: str) -> None:
+    """Take back a charge before any mechanism ran, and its cost with it.
+
+    Raises:
+        LedgerError: it has begun.
+    """
+    charge = get_charge(connection, charge_id)
+    if charge.state is State.VOIDED:
+        return
+    move(connection, charge_id, State.VOIDED, "void", {})
+    population_id, owner = find_population(connection, charge.population)
+    total = counted(find_charges(connection, owner.name))
+    replace_total(connection, read_account(connection, population_id), total)
+
+
+def counted(charges: Sequence[Charge]) -> Curve:
+    """Return the sum of the charges that count: all but the voided ones."""
+    return sum((charge.curve for charge in charges if charge.state is not State.VOIDED), Curve.zero())
+
+
+def _charges() -> Select[Any]:
+    return select(schema.charges, schema.populations.c.name.label("population")).join(schema.populations)
+
+
+def _charge(row: Row[Any]) -> Charge:
+    return Charge(
+        id=row.id,
+        population=row.population,
+        release=row.release,
+        key=row.key,
+        event=Event.from_json(json.loads(row.event)),
+        curve=Curve.from_json(json.loads(row.curve)),
+        state=State(row.state),
+        parameters=json.loads(row.parameters),
+        at=row.at,
+    )
+
+
+def _require_same(row: Row[Any], release: str, event_text: str, parameters_text: str) -> Charge:
+    differing = [
+        what
+        for what, differs in (
+            (f"release {row.release}, not {release}", row.release != release),
+            ("another event", row.event != event_text),
+            ("other parameters", row.parameters_sha256 != digest(parameters_text)),
+        )
+        if differs
+    ]
+    if differing:
+        raise LedgerError(
+            f"key {row.key} of population {row.population} is charged already, for {' and '.join(differing)} "
+            f"(charge {row.id}, {row.state}): a new attempt needs a new key, and pays again"
+        )
+    return _charge(row)
+
+
+def _require_open(connection: Connection, release: str) -> None:
+    """A release that was published or abandoned is closed: its statement, or its end, is final."""
+    closed = connection.execute(
+        select(schema.charges.c.id, schema.charges.c.state).where(
+            schema.charges.c.release == release, schema.charges.c.state.in_([State.PUBLISHED, State.BURNED])
+        )
+    ).first()
+    if closed is not None:
+        raise LedgerError(
+            f"release {release} is closed (charge {closed.id} is {closed.state}): charge a new version instead"
+        )

@@ -1,0 +1,1 @@
+"""One file a revision, counted upwards; a published revision is never edited."""

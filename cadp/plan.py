@@ -1,0 +1,265 @@
+"""Spec and source inventory → plan: what will run, what it reads and what each part costs. No private record is read.
+
+The plan is the contract between the first run of a release and every later one: it is put if absent, and a rerun
+that would do anything else stops with a diff. It is private (it holds the source's sizes and tags); what the public
+may know of it is `Plan.digest`, an HMAC under the population's secret.
+"""
+
+import difflib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from cadp.cinn.plan import MomentsPlan
+from cadp.errors import ObjectExists, PlanDiffers, SpecError
+from cadp.privacy.accountant import Curve, Event, curve
+from cadp.privacy.mechanisms import Mechanism, plan_mechanism
+from cadp.secret import PopulationSecret
+from cadp.sources import PublicFacts, Source, SourceFile, open_source
+from cadp.spec import ReleaseSpec, canonical_json
+from cadp.store import Store
+from cadp.utility.gate import GatePlan
+
+SCHEMA = 1
+PLAN_KEY = "plan.json"
+HOLDOUT_SUFFIX = ".holdout"  # no population that a spec can name has a dot
+# What can change a result; a rerun under other versions of these is another plan.
+_LIBRARIES = ("cadp", "numpy", "pillow", "pyarrow", "scipy", "torch", "webdataset")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One charge of a release, before it is made.
+
+    Attributes:
+        name: `train`, `records` or `gate`.
+        reads: what it reads, in words.
+        population: whose budget pays.
+        mechanism: its name, in words.
+        parameters: its public parameters as run.
+        event: what the ledger will charge (replace-one).
+        zero_out: the second figure's event; never summed with the first.
+    """
+
+    name: str
+    reads: str
+    population: str
+    mechanism: str
+    parameters: Mapping[str, object]
+    event: Event
+    zero_out: Event
+
+    def epsilon(self, delta: float) -> float:
+        """ε of this part alone at `delta`, by the ledger's accountant."""
+        return curve(self.event).epsilon(delta)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a release will do.
+
+    Attributes:
+        spec: the release as declared.
+        facts: what is public about the source.
+        inventory: per split, path, size and etag of the source's files.
+        ranges: how many ranges the training records are cut into.
+        moments: how the model is trained.
+        mechanism: what happens to a record's latent.
+        gate: the charged gate.
+        versions: versions of the libraries that can change a result.
+    """
+
+    spec: ReleaseSpec
+    facts: PublicFacts
+    inventory: Mapping[str, list[SourceFile]]
+    ranges: int
+    moments: MomentsPlan
+    mechanism: Mechanism
+    gate: GatePlan
+    versions: Mapping[str, str]
+
+    @property
+    def holdout_population(self) -> str:
+        """The budget that the gate is charged to."""
+        return holdout_population(self.spec.population)
+
+    @property
+    def units(self) -> int:
+        """Units behind the released records."""
+        return self.facts.records
+
+    def parts(self) -> tuple[Part, ...]:
+        """The charges in the order in which they will be made."""
+        spec, facts = self.spec, self.facts
+        return (
+            Part(
+                "train",
+                f"{facts.records:,} records",
+                spec.population,
+                f"class moments, {self.moments.architecture.content} principal dimensions, Gaussian",
+                self.moments.parameters(),
+                self.moments.event(),
+                self.moments.zero_out_event(),
+            ),
+            Part(
+                "records",
+                f"{facts.records:,} records, each alone",
+                spec.population,
+                f"{self.mechanism.kind} on {self.mechanism.content_dims} latent dimensions",
+                self.mechanism.parameters(),
+                self.mechanism.event(),
+                self.mechanism.zero_out_event(),
+            ),
+            Part(
+                "gate",
+                f"{facts.holdout_records:,} holdout records",
+                self.holdout_population,
+                f"count of hits, discrete Laplace, scale {1 / self.gate.epsilon:g}",
+                self.gate.parameters(),
+                self.gate.event(),
+                self.gate.zero_out_event(),
+            ),
+        )
+
+    def total(self) -> Curve:
+        """The curve that this release adds to its own population."""
+        train, records, _ = self.parts()
+        return curve(train.event) + curve(records.event)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that a rerun must repeat, JSON-ready; `run:` is left out, the ranges are in."""
+        return {
+            "schema": SCHEMA,
+            "release": self.spec.release,
+            "spec": self.spec.model_dump(mode="json", by_alias=True, exclude={"run"}),
+            "spec_digest": self.spec.digest(),
+            "facts": self.facts.to_json(),
+            "inventory": {split: [file.to_json() for file in files] for split, files in self.inventory.items()},
+            "ranges": self.ranges,
+            "moments": self.moments.parameters(),
+            "mechanism": self.mechanism.parameters(),
+            "gate": self.gate.parameters(),
+            "charges": [{"name": part.name, "event": part.event.to_json()} for part in self.parts()],
+            "versions": dict(self.versions),
+        }
+
+    def digest(self, secret: PopulationSecret) -> str:
+        """Hex HMAC of the plan: names it in public without being an oracle for the source's sizes and tags."""
+        return secret.mac("plan", canonical_json(self.to_json())).hex()
+
+
+def holdout_population(population: str) -> str:
+    """Return the name of the budget of a population's holdout units."""
+    return population + HOLDOUT_SUFFIX
+
+
+def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -> Plan:
+    """Plan a release from its spec and the source's inventory.
+
+    Args:
+        spec: the release.
+        source: the opened source; only its list of files is asked for.
+        ranges: the number of ranges of an earlier plan of the same release; from `run.range_records` if None.
+
+    Raises:
+        SpecError: the parts cost more than `spend`, or δ is too large for so many units.
+        SourceError: the source cannot be found.
+    """
+    facts = source.facts
+    delta = spec.spend.delta
+    if delta > 1 / (10 * facts.records) and spec.spend.why_delta is None:
+        raise SpecError(
+            f"spend.delta {delta:.0e} is above 1 / (10 · {facts.records:,} units) = {1 / (10 * facts.records):.1e}: "
+            f"lower it, or say in spend.why_delta why it may stand"
+        )
+    plan = Plan(
+        spec=spec,
+        facts=facts,
+        inventory=source.files(),
+        ranges=ranges or max(1, ceil(facts.records / spec.run.range_records)),
+        moments=MomentsPlan.calibrate(
+            spec.model.train.epsilon, delta, shape=facts.shape, classes=len(facts.classes), units=facts.records
+        ),
+        mechanism=plan_mechanism(
+            spec.mechanism.kind,
+            epsilon=spec.mechanism.epsilon,
+            delta=delta,
+            content_dims=spec.mechanism.content_dims,
+        ),
+        gate=GatePlan(
+            epsilon=spec.validate_.epsilon,
+            holdout_units=facts.holdout_records,
+            accuracy_at_least=spec.validate_.accuracy_at_least,
+        ),
+        versions=_versions(),
+    )
+    learned = plan.moments.architecture.content
+    if plan.mechanism.content_dims > learned:
+        raise SpecError(
+            f"mechanism.content_dims {plan.mechanism.content_dims} is more than the {learned} "
+            f"principal dimensions that the model learns at ε = {spec.model.train.epsilon:g}"
+        )
+    cost = plan.total().epsilon(delta)
+    if cost > spec.spend.epsilon * (1 + 1e-9):
+        parts = ", ".join(f"{part.name} {part.epsilon(delta):.4g}" for part in plan.parts()[:2])
+        raise SpecError(
+            f"the release would cost ε = {cost:.4g} ({parts}), {cost - spec.spend.epsilon:.4g} more than "
+            f"spend.epsilon = {spec.spend.epsilon:g}: lower a part's epsilon or raise spend"
+        )
+    return plan
+
+
+def plan_release(spec: ReleaseSpec, data_dir: Path, private: Store) -> Plan:
+    """Plan a release under the ranges of its earlier plan, if it has one in `private`."""
+    source = open_source(spec.source, data_dir=data_dir)
+    earlier = json.loads(private.get(PLAN_KEY)) if private.exists(PLAN_KEY) else None
+    return make_plan(spec, source, ranges=earlier["ranges"] if earlier else None)
+
+
+def bind_plan(plan: Plan, private: Store) -> None:
+    """Put `plan.json` if absent; a rerun must be equal to it.
+
+    Raises:
+        PlanDiffers: the stored plan is another one; the message is the diff.
+    """
+    try:
+        private.put(PLAN_KEY, _pretty(plan.to_json()))
+    except ObjectExists:
+        check_plan(plan, private)
+
+
+def check_plan(plan: Plan, private: Store) -> None:
+    """Compare a plan with the one its release was started with, if it was.
+
+    Raises:
+        PlanDiffers: they differ; the message is the diff.
+    """
+    if not private.exists(PLAN_KEY):
+        return
+    before, now = private.get(PLAN_KEY).decode(), _pretty(plan.to_json()).decode()
+    if before != now:
+        lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "started with", "now", lineterm="", n=0)
+        changes = "\n".join(line for line in lines if not line.startswith("@@"))
+        raise PlanDiffers(
+            f"{plan.spec.release} was started with another plan:\n{changes}\n"
+            f"next: restore what changed, or give the release a new version"
+        )
+
+
+def _pretty(value: object) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return versions

@@ -1,0 +1,144 @@
+"""What a mechanism did, as plain values: events are charged and stored; curves and ε are computed from them.
+
+Each event names its neighbouring relation. Everything charged is `replace-one`; the companion figures that resemble
+add/remove are `zero-out`; an event that mixed them would have no meaning and is refused.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from cadp.errors import PrivacyError
+
+RELATION = "replace-one"
+ZERO_OUT = "zero-out"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events; `Event.from_json` reads one back."""
+
+    kind: ClassVar[str] = ""
+
+    relation: str = field(default=RELATION, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.relation not in (RELATION, ZERO_OUT):
+            raise PrivacyError(f"unknown neighbouring relation {self.relation!r}: it is {RELATION} or {ZERO_OUT}")
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain JSON values."""
+        return {"schema": SCHEMA, "kind": self.kind, "relation": self.relation, **self._values()}
+
+    def _values(self) -> dict[str, object]:
+        raise NotImplementedError
+
+    @staticmethod
+    def from_json(data: Mapping[str, object]) -> "Event":
+        """Read what `to_json` wrote. Only the kinds of this file exist; nothing is imported by name.
+
+        Raises:
+            PrivacyError: another schema, an unknown kind, a missing or an extra field, or values out of range.
+        """
+        kinds: dict[str, type[Event]] = {c.kind: c for c in (GaussianEvent, PureEvent, DeltaEvent, ComposedEvent)}
+        kind = data.get("kind")
+        if data.get("schema") != SCHEMA or not isinstance(kind, str) or kind not in kinds:
+            raise PrivacyError(f"not an event of schema {SCHEMA}: {dict(data)}")
+        values = {name: value for name, value in data.items() if name not in ("schema", "kind")}
+        if kind == ComposedEvent.kind:
+            parts = values.get("events")
+            if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+                raise PrivacyError(f"a composed event holds a list of events, not {parts!r}")
+            values["events"] = tuple(Event.from_json(part) for part in parts)
+        try:
+            return kinds[kind](**values)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise PrivacyError(f"not a {kind} event: {error}") from error
+
+
+@dataclass(frozen=True)
+class GaussianEvent(Event):
+    """`count` Gaussian mechanisms, continuous or discrete, each of sensitivity Δ and noise σ with μ = Δ/σ.
+
+    Two of sizes μ₁, μ₂ compose to one of √(μ₁² + μ₂²); `m` records of one unit are `count=m`.
+    """
+
+    kind: ClassVar[str] = "gaussian"
+
+    mu: float
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "mu", _number(self.mu, "mu"))
+        _check_count(self.count)
+
+    def _values(self) -> dict[str, object]:
+        return {"mu": self.mu, "count": self.count}
+
+
+@dataclass(frozen=True)
+class PureEvent(Event):
+    """`count` mechanisms of pure loss ε each."""
+
+    kind: ClassVar[str] = "pure"
+
+    epsilon: float
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "epsilon", _number(self.epsilon, "epsilon"))
+        _check_count(self.count)
+
+    def _values(self) -> dict[str, object]:
+        return {"epsilon": self.epsilon, "count": self.count}
+
+
+@dataclass(frozen=True)
+class DeltaEvent(Event):
+    """`count` times an additive δ: what a sampler, or an approximate mechanism, falls short of its curve by."""
+
+    kind: ClassVar[str] = "delta"
+
+    delta: float
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "delta", _number(self.delta, "delta"))
+        _check_count(self.count)
+
+    def _values(self) -> dict[str, object]:
+        return {"delta": self.delta, "count": self.count}
+
+
+@dataclass(frozen=True)
+class ComposedEvent(Event):
+    """Several events on the same units, adaptively composed. All are of one relation, which is the composition's."""
+
+    kind: ClassVar[str] = "composed"
+
+    events: tuple[Event, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = {event.relation for event in self.events} - {self.relation}
+        if others:
+            raise PrivacyError(f"a {self.relation} composition cannot hold a {' or '.join(sorted(others))} event")
+
+    def _values(self) -> dict[str, object]:
+        return {"events": [event.to_json() for event in self.events]}
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+        raise PrivacyError(f"an event's {what} is {value!r}: it must be a finite number >= 0")
+    return float(value)
+
+
+def _check_count(count: object) -> None:
+    if type(count) is not int or count < 1:
+        raise PrivacyError(f"an event's count is {count!r}: it must be an integer >= 1")

@@ -1,0 +1,189 @@
+"""The privacy statement of a release: what is promised to whom, what it cost, and what is not protected.
+
+It is built from public values alone and holds the events themselves, so whoever receives a release can recompute every
+figure: `verify_statement` does. Nothing in it depends on a private byte.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cadp.errors import PrivacyError, VerificationFailed
+from cadp.privacy.accountant import ADDITIVE_SHARE, ORDERS
+from cadp.privacy.events import RELATION
+from cadp.privacy.plain_words import (
+    ACCESS,
+    HAZARDS,
+    NEIGHBOURS,
+    RANDOMNESS,
+    TRUST,
+    ZERO_OUT_MEANING,
+    lines,
+)
+from cadp.privacy.statement_rows import (
+    Component,
+    Population,
+    component_row,
+    headline_row,
+    number,
+    population_row,
+    read_component,
+    read_population,
+    total,
+)
+
+__all__ = ["Circumstances", "Component", "Population", "statement", "statement_lines", "verify_statement"]
+
+SCHEMA = 1
+GUARANTEE = "(epsilon, delta)-differential privacy"
+SEEDED = "NOT PRIVATE: a seeded test run"
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What else a statement says about a release.
+
+    Attributes:
+        labels: what happens to labels: `public`, `randomized-response`, `resample`.
+        model: where the decoder comes from: `dp`, or `public` (declared, not verified).
+        unprotected: further public facts, in words, beside those that always are.
+        versions: library versions by name.
+        audit: the audit's public figures, or None if none was run.
+        shuffled: the central figure with its premises, or None if none is claimed.
+        seeded: True in a run with a test's seed, which protects nobody.
+    """
+
+    labels: str
+    model: str
+    unprotected: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    audit: Mapping[str, object] | None = None
+    shuffled: Mapping[str, object] | None = None
+    seeded: bool = False
+
+
+def statement(
+    *,
+    name: str,
+    version: str,
+    date: str,
+    components: Sequence[Component],
+    populations: Sequence[Population],
+    circumstances: Circumstances,
+) -> dict[str, object]:
+    """Return the privacy statement of a release as JSON values, `schema: 1`; its `lines` are the five plain ones.
+
+    The first population is the one whose records are released. A unit is in one population only, so the release costs
+    a unit what its population pays, and the headline is the dearest population.
+
+    Args:
+        name: the release's name.
+        version: its version.
+        date: day of the release, ISO.
+        components: every charge of the release.
+        populations: every population that paid; the sum of its components is checked against the ledger's.
+        circumstances: labels, model, versions, audit.
+
+    Raises:
+        PrivacyError: the components don't add up to what the ledger charged, or name a population that isn't there.
+    """
+    by_name = {population.name: population for population in populations}
+    strangers = {component.population for component in components} - set(by_name)
+    if strangers or not populations or len({c.name for c in components}) != len(components):
+        raise PrivacyError(f"components must have unique names and known populations, not {sorted(strangers)}")
+    for population in populations:
+        added = total([c.event for c in components if c.population == population.name], RELATION)
+        if added != population.charged:
+            raise PrivacyError(f"the components of {population.name} do not add up to what its ledger charged")
+    paid = [population_row(p, [c for c in components if c.population == p.name]) for p in populations]
+    document: dict[str, object] = {
+        "schema": SCHEMA,
+        "kind": "privacy-statement",
+        "guarantee": "NOT PRIVATE: a seeded test run"
+        if circumstances.seeded
+        else "(epsilon, delta)-differential privacy",
+        "release": {"name": name, "version": version, "date": date},
+        "definition": {"relation": RELATION, "neighbours": NEIGHBOURS, "zero_out": ZERO_OUT_MEANING},
+        "loss": headline_row(paid),
+        "populations": paid,
+        "components": [component_row(c, by_name[c.population].limit_delta) for c in components],
+        "labels": circumstances.labels,
+        "model": circumstances.model,
+        "unprotected": _unprotected(circumstances),
+        "trust": TRUST,
+        "shuffled": None if circumstances.shuffled is None else dict(circumstances.shuffled),
+        "randomness": RANDOMNESS,
+        "accounting": {
+            "method": "Rényi filter on a fixed grid of orders (Feldman, Zrnic 2021; Canonne, Kamath, Steinke 2020)",
+            "orders": ["inf" if math.isinf(order) else order for order in ORDERS],
+            "delta_for_samplers": float(ADDITIVE_SHARE),
+        },
+        "audit": {"run": False} if circumstances.audit is None else {"run": True, **circumstances.audit},
+        "access": ACCESS,
+        "hazards": HAZARDS,
+        "versions": dict(circumstances.versions),
+    }
+    document["lines"] = statement_lines(document)
+    return document
+
+
+def statement_lines(document: Mapping[str, object]) -> list[str]:
+    """Return the statement in five lines of plain words."""
+    return lines(document)
+
+
+def verify_statement(document: Mapping[str, object]) -> None:
+    """Recompute every loss in a statement from the events in it.
+
+    Raises:
+        VerificationFailed: a figure, a sum or a line is not what the events give, or a limit is exceeded.
+    """
+    try:
+        if document["schema"] != SCHEMA or document["kind"] != "privacy-statement":
+            raise VerificationFailed(f"the privacy statement has schema {document['schema']!r}: only {SCHEMA} is known")
+        _verify(document)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrivacyError) as error:
+        raise VerificationFailed(f"the privacy statement cannot be recomputed: {error!r}") from error
+
+
+def _verify(document: Mapping[str, object]) -> None:
+    if document["guarantee"] != GUARANTEE:
+        raise VerificationFailed(f"the privacy statement promises nothing: {document['guarantee']}")
+    components, populations = _rows(document["components"]), _rows(document["populations"])
+    names = [p["name"] for p in populations]
+    if len(set(names)) != len(names) or {c["population"] for c in components} - set(names):
+        raise VerificationFailed("the privacy statement's components and populations do not match")
+    for population in populations:
+        mine = [read_component(c) for c in components if c["population"] == population["name"]]
+        rebuilt = population_row(read_population(population, mine), mine)
+        _same(f"population {population['name']}", population, rebuilt)
+        if not number(rebuilt["cumulative_epsilon"]) <= number(population["limit_epsilon"]):
+            raise VerificationFailed(f"population {population['name']} has spent more than its limit")
+    deltas = {p["name"]: number(p["delta"]) for p in populations}
+    for row in components:
+        _same(f"component {row['name']}", row, component_row(read_component(row), deltas[row["population"]]))
+    _same("loss", document["loss"], headline_row(populations))
+    _same("lines", document["lines"], statement_lines(document))
+
+
+def _same(what: str, stated: object, computed: object) -> None:
+    if stated != computed:
+        raise VerificationFailed(f"the privacy statement's {what} is not what its events give")
+
+
+def _unprotected(circumstances: Circumstances) -> list[str]:
+    facts = [
+        "the release's specification and this statement",
+        "the number of records and of units, and how many records each unit has",
+        "the shape of the images and the names of the labels",
+        "whether a unit belongs to the source at all, if its id is known",
+    ]
+    if circumstances.labels == "public":
+        facts.insert(2, "the label of every record, and so the size of every class")
+    return [*facts, *circumstances.unprotected]
+
+
+def _rows(value: object) -> list[Mapping[str, object]]:
+    if not isinstance(value, list) or not value or not all(isinstance(row, Mapping) for row in value):
+        raise TypeError("a list of objects was expected")
+    return value

@@ -1,0 +1,86 @@
+"""`README.md`: the data card, with the YAML head that Hugging Face tools read."""
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from ruamel.yaml import YAML
+
+from cadp.publish.facts import ReleaseFacts
+from cadp.publish.interval import PublishedFile
+from cadp.publish.loading import snippets
+from cadp.publish.templating import render
+
+_SIZES = ((10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M"), (10**9, "1B"))
+
+
+def card(facts: ReleaseFacts, files: Sequence[PublishedFile], key_id: str) -> bytes:
+    """The file's bytes."""
+    return render(
+        "card.md.j2",
+        {
+            "head": yaml_head(facts),
+            "facts": facts,
+            "snippets": snippets(facts, files),
+            "counts": class_counts(files, len(facts.classes)),
+            "key_id": key_id,
+        },
+    )
+
+
+def class_counts(files: Sequence[PublishedFile], classes: int) -> list[int]:
+    """Released labels counted by class, over the Parquet files."""
+    counts = [0] * classes
+    for file in files:
+        if file.path.endswith(".parquet"):
+            counts = [total + more for total, more in zip(counts, file.class_counts, strict=True)]
+    return counts
+
+
+def size_category(records: int) -> str:
+    """The Hub's word for a data set's size.
+
+    >>> size_category(300), size_category(60_000)
+    ('n<1K', '10K<n<100K')
+    """
+    below = "n<1K"
+    for (bound, word), (_, larger) in pairwise(_SIZES):
+        if records >= bound:
+            below = f"{word}<n<{larger}"
+    return below
+
+
+def yaml_head(facts: ReleaseFacts) -> str:
+    """License, tags, where the Parquet files are, and the features with their label names."""
+    names = {str(index): name for index, name in enumerate(facts.classes)}
+    head: Mapping[str, object] = {
+        "license": facts.license.lower(),
+        "pretty_name": facts.title,
+        "tags": ["differential-privacy", "synthetic", "cadp", "image"],
+        "task_categories": ["image-classification"],
+        "size_categories": [size_category(facts.records)],
+        "configs": [
+            {
+                "config_name": "default",
+                "default": True,
+                "data_files": [{"split": "train", "path": "data/*.parquet"}],
+            }
+        ],
+        "dataset_info": {
+            "config_name": "default",
+            "features": [
+                {"name": "image", "dtype": "image"},
+                {"name": "label", "dtype": {"class_label": {"names": names}}},
+                {"name": "key", "dtype": "string"},
+            ],
+            "splits": [{"name": "train", "num_examples": facts.records}],
+        },
+    }
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 4096
+    yaml.allow_unicode = True
+    out = io.StringIO()
+    yaml.dump(head, out)
+    return out.getvalue().strip()

@@ -1,0 +1,25 @@
+"""Where each file of a release lies, below the release's prefix."""
+
+CLAIM = "claim.json"
+CARD = "README.md"
+PAGE = "index.html"
+CROISSANT = "croissant.json"
+STATEMENT = "statement.json"
+EXPECTATIONS = "expectations/"
+SHARD_INDEX = "shards/index.json"
+SUMS = "SHA256SUMS"
+MANIFEST = "manifest.json"
+ENVELOPE = "manifest.dsse"
+
+# What SHA256SUMS leaves out: itself, and the two files that are written after it because they cover it.
+AFTER_SUMS = (SUMS, MANIFEST, ENVELOPE)
+
+
+def parquet_path(index: int, of: int) -> str:
+    """The Parquet file of interval `index`: the name pattern that Hugging Face readers know."""
+    return f"data/train-{index:05d}-of-{of:05d}.parquet"
+
+
+def shard_path(index: int) -> str:
+    """The WebDataset tar of interval `index`."""
+    return f"shards/train-{index:06d}.tar"

@@ -1,0 +1,87 @@
+"""The population's secret and the keys that are derived from it.
+
+A digest of private bytes is an oracle: whoever guesses the bytes can check the guess. So whatever must be compared or
+placed by a hash of something private is an HMAC under this secret. `cadp budget init` makes it; it is never rotated,
+since it places units in shards and in the holdout; the ledger knows its fingerprint.
+"""
+
+import contextlib
+import hmac
+import os
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from cadp.errors import SettingsError
+
+_SIZE = 32
+
+
+@dataclass(frozen=True, repr=False)
+class PopulationSecret:
+    """32 bytes from the operating system's CSPRNG, and what is derived from them."""
+
+    root: bytes
+
+    def key(self, purpose: str) -> bytes:
+        """Return the 32-byte key for one purpose: HKDF-SHA256 (RFC 5869) with the purpose as info."""
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"cadp/1/" + purpose.encode()).derive(self.root)
+
+    def mac(self, purpose: str, message: bytes) -> bytes:
+        """Return HMAC-SHA256 (32 bytes) of `message` under the purpose's key."""
+        return hmac.digest(self.key(purpose), message, sha256)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that tell secrets apart and tell nothing about them."""
+        return self.mac("fingerprint", b"").hex()[:16]
+
+
+def make_secret(folder: Path, population: str) -> PopulationSecret:
+    """Create the population's secret file (mode 0600) if it is absent, and return the secret.
+
+    Raises:
+        SettingsError: the file cannot be written or is damaged.
+    """
+    path = folder / f"{population}.key"
+    if path.exists():
+        return load_secret(folder, population)
+    # Written whole under another name and then linked: a crash leaves no half-made secret, a race has one winner.
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{population}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(os.urandom(_SIZE))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            Path(temporary).unlink()
+    except OSError as error:
+        raise SettingsError(f"cannot write the population's secret {path}: {error.strerror}") from error
+    return load_secret(folder, population)
+
+
+def load_secret(folder: Path, population: str) -> PopulationSecret:
+    """Read the population's secret.
+
+    Raises:
+        SettingsError: it is missing or damaged.
+    """
+    path = folder / f"{population}.key"
+    try:
+        root = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read the secret of population {population} at {path}: {error.strerror}; "
+            f"it is made by `cadp budget init` and must be restored from backup if lost"
+        ) from error
+    if len(root) != _SIZE:
+        raise SettingsError(
+            f"the secret of population {population} at {path} is damaged: {len(root)} bytes, not {_SIZE}"
+        )
+    return PopulationSecret(root)

@@ -1,0 +1,109 @@
+"""Where things are: zones, ledger, keys, data. From `CADP_*` variables or a profile; never in a spec or a log.
+
+The embedded default keeps everything below one folder, `.cadp` of the current directory:
+
+    .cadp/private/   source facts, raw shards, models, sealed runs, plans, secrets, the ledger and its anchors
+    .cadp/public/    releases, one folder a version
+    .cadp/prefect/   the Prefect server's database and logs
+
+A profile is a TOML file named by `CADP_PROFILE`, with the same names in lower case (`home`, `public`, …).
+Variables win over the profile.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cadp.errors import SettingsError
+
+_NAMES = ("home", "private", "public", "ledger", "anchors", "keys", "data", "scratch")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The places of one deployment.
+
+    Attributes:
+        home: local folder below which the defaults lie.
+        private_url: the private zone (a local path, `file://` or `s3://`).
+        public_url: the public zone; a release is written below it.
+        ledger_url: SQLAlchemy URL of the ledger.
+        anchors_url: where the ledger's anchors are put; outside its database.
+        keys_dir: local folder of the signing key and of the public keys that are trusted.
+        secrets_dir: local folder of the populations' secrets.
+        data_dir: local folder of datasets that cadp knows by name.
+        scratch: local folder for sorting; emptied after use.
+    """
+
+    home: Path
+    private_url: str
+    public_url: str
+    ledger_url: str
+    anchors_url: str
+    keys_dir: Path
+    secrets_dir: Path
+    data_dir: Path
+    scratch: Path
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from `environ` (the process's environment if None) and the profile it names.
+
+        Raises:
+            SettingsError: an unknown `CADP_*` variable would be ignored, or the profile cannot be read.
+        """
+        environ = os.environ if environ is None else environ
+        values = _profile(environ.get("CADP_PROFILE"))
+        for name in _NAMES:
+            if value := environ.get(f"CADP_{name.upper()}"):
+                values[name] = value
+        known = {f"CADP_{name.upper()}" for name in _NAMES} | {"CADP_PROFILE"}
+        if unknown := sorted(key for key in environ if key.startswith("CADP_") and key not in known):
+            raise SettingsError(f"unknown setting {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        home = Path(values.get("home", ".cadp")).expanduser().absolute()
+        private = _absolute(values.get("private", str(home / "private")))
+        local = home / "private"
+        return cls(
+            home=home,
+            private_url=private,
+            public_url=_absolute(values.get("public", str(home / "public"))),
+            ledger_url=values.get("ledger", f"sqlite:///{local / 'ledger.db'}"),
+            anchors_url=_absolute(values.get("anchors", str(local / "anchors"))),
+            keys_dir=Path(values.get("keys", str(local / "keys"))).expanduser().absolute(),
+            secrets_dir=local / "secrets",
+            data_dir=Path(values.get("data", str(home / "data"))).expanduser().absolute(),
+            scratch=Path(values.get("scratch", str(home / "scratch"))).expanduser().absolute(),
+        )
+
+    def make_private_folders(self) -> None:
+        """Create the local folders of the private zone, readable by their owner alone.
+
+        Raises:
+            SettingsError: a folder cannot be made.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            for folder in (self.home / "private", self.keys_dir, self.secrets_dir, self.scratch):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot create {error.filename}: {error.strerror}; set CADP_HOME to a folder of yours"
+            ) from error
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def _profile(path: str | None) -> dict[str, str]:
+    if not path:
+        return {}
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read the profile {path}: {error}") from error
+    if unknown := sorted(set(tree) - set(_NAMES)):
+        raise SettingsError(f"{path}: unknown setting {', '.join(unknown)}: known are {', '.join(_NAMES)}")
+    return {name: str(value) for name, value in tree.items()}

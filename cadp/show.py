@@ -1,0 +1,182 @@
+"""What people and scripts are shown of a plan, a budget and a finished release: rows and lines of text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from cadp.errors import LedgerMissing
+from cadp.ledger import Ledger, State
+from cadp.plan import Plan, check_plan, plan_release
+from cadp.privacy.accountant import Curve, curve
+from cadp.release import Summary
+from cadp.settings import Settings
+from cadp.spec import load_spec
+from cadp.steps.budgets import budget_row
+from cadp.steps.job import population_secret
+from cadp.store import Store
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """A plan for reading.
+
+    Attributes:
+        release: `name/version`.
+        rows: one a step: what it reads, by which mechanism, what it costs, what is left after it.
+        lines: what else there is to know, in plain words.
+        plan: the plan itself.
+    """
+
+    release: str
+    rows: Rows
+    lines: list[str]
+    plan: Plan
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts: the rows and the plan as it would be bound."""
+        return {"release": self.release, "steps": self.rows, "notes": self.lines, "plan": self.plan.to_json()}
+
+
+def plan_view(spec_path: Path, settings: Settings) -> PlanView:
+    """Plan a release and set its cost beside the ledger's budget; charges nothing, reads no private record.
+
+    Raises:
+        PlanDiffers: the release was started with another plan.
+        CadpError: whatever would stop the release and can be seen now; a ledger that does not exist yet cannot.
+    """
+    spec = load_spec(spec_path)
+    private = Store.open(settings.private_url).child(f"releases/{spec.release}")
+    plan = plan_release(spec, settings.data_dir, private)
+    check_plan(plan, private)
+    try:
+        ledger: Ledger | None = open_ledger(settings)
+    except LedgerMissing:
+        ledger = None
+    if ledger is not None:
+        population_secret(ledger, settings, spec)
+    return PlanView(spec.release, _plan_rows(plan, ledger), _plan_lines(plan, ledger), plan)
+
+
+def budget_rows(settings: Settings) -> Rows:
+    """One row a population: its limit, what is spent, by whom, and what is left."""
+    ledger = open_ledger(settings)
+    return [budget_row(ledger.budget(population.name)) for population in ledger.populations()]
+
+
+def history_rows(settings: Settings) -> Rows:
+    """One row a charge, the oldest first."""
+    ledger = open_ledger(settings)
+    return [
+        {
+            "at": charge.at,
+            "population": charge.population,
+            "charge": charge.key,
+            "ε alone": f"{charge.curve.epsilon(ledger.population(charge.population).delta):.4g}",
+            "state": str(charge.state),
+            "id": charge.id,
+        }
+        for charge in ledger.charges()
+    ]
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Open the ledger of the settings.
+
+    Raises:
+        LedgerMissing: there is none.
+    """
+    return Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
+
+
+def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
+    facts = plan.facts
+    free = {"ε": "0", "δ": "0", "left after it": ""}
+    rows = [
+        {
+            "step": "shard",
+            "reads": f"the source: {facts.records:,} + {facts.holdout_records:,} records",
+            "mechanism": f"none; stays private, {plan.ranges} ranges",
+            **free,
+        }
+    ]
+    before: dict[str, Curve] = {}
+    for step, part in zip(("train", "privatize", "validate"), plan.parts(), strict=True):
+        cost = curve(part.event)
+        pure = cost.epsilon(0.0) != float("inf")
+        before[part.population] = before.get(part.population, _spent(plan, ledger, part.population)) + cost
+        rows.append(
+            {
+                "step": step,
+                "reads": part.reads,
+                "mechanism": part.mechanism,
+                "ε": f"{part.epsilon(plan.spec.spend.delta):.4g}",
+                "δ": "0" if pure else f"{plan.spec.spend.delta:.0e}",
+                "left after it": _left(ledger, part.population, before[part.population]),
+            }
+        )
+    rows.append({"step": "publish", "reads": "released records", "mechanism": "none: post-processing, signed", **free})
+    return rows
+
+
+def _spent(plan: Plan, ledger: Ledger | None, population: str) -> Curve:
+    """What the population has spent apart from this release, whose own charges are not made twice."""
+    if ledger is None:
+        return Curve.zero()
+    others = (c for c in ledger.charges(population=population) if c.release != plan.spec.release)
+    return sum((charge.curve for charge in others if charge.state is not State.VOIDED), Curve.zero())
+
+
+def _left(ledger: Ledger | None, population: str, total: Curve) -> str:
+    if ledger is None:
+        return "no budget yet"
+    limit = ledger.population(population)
+    left = limit.epsilon - total.epsilon(limit.delta)
+    return (
+        f"{left:.4g} of {limit.epsilon:g}, {population}"
+        if left >= 0
+        else f"refused: {-left:.4g} too much, {population}"
+    )
+
+
+def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
+    spec, mechanism = plan.spec, plan.mechanism
+    total = plan.total().epsilon(spec.spend.delta)
+    lines = [
+        f"This release takes ε = {total:.4g} at δ = {spec.spend.delta:.0e} (replace-one) of {spec.population}, "
+        f"at most {spec.spend.epsilon:g} by its spec; every unit is one {spec.source.unit}.",
+        f"Mechanism {mechanism.kind}: expected cosine {mechanism.expected_cosine():.3f} between a record's latent and "
+        f"its noisy latent in {mechanism.content_dims} dimensions.",
+        f"Model: {plan.moments.architecture.content} principal dimensions, noise multipliers "
+        + ", ".join(f"{query.name} {query.noise_multiplier:.3g}" for query in plan.moments.queries)
+        + ".",
+        f"Gate: published if the noisy accuracy on the holdout is at least {spec.validate_.accuracy_at_least:g}.",
+    ]
+    if ledger is None:
+        lines.append("There is no ledger yet: `cadp budget init SPEC --epsilon … --delta …` makes one.")
+    return lines
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the end of a release."""
+
+    def line(text: str = "") -> None:
+        console.print(escape(text), highlight=False, soft_wrap=True)
+
+    line()
+    line(f"Release   {summary.release_url}")
+    line()
+    for text in summary.statement_lines:
+        line(f"  · {text}")
+    line()
+    line(f"Accuracy  p/o {summary.accuracy}")
+    for row in summary.budget_rows:
+        line(f"Budget    {row['population']}: ε {row['left ε']} left of {row['limit ε']} (spent {row['spent ε']})")
+    line()
+    for text in summary.load_lines:
+        line(f"  {text}")
+    line()

@@ -1,0 +1,60 @@
+"""Where private records come from: one small file a format, all behind `Source`.
+
+A source reads inside the private zone and releases nothing. It never drops a record: one that cannot be read is
+reported to `rejects` with its reason and still yielded, without an image, so that no public count depends on content.
+"""
+
+from pathlib import Path
+
+from cadp import spec
+from cadp.errors import SourceError, SpecError
+from cadp.sources import catalogue
+from cadp.sources.idx import IdxSource
+from cadp.sources.imagefolder import ImageFolderSource
+from cadp.sources.source import PublicFacts, Rejects, Shape, Source, SourceFile
+
+__all__ = ["PublicFacts", "Rejects", "Shape", "Source", "SourceFile", "open_source"]
+
+
+def open_source(declared: spec.Source, *, data_dir: Path) -> Source:
+    """Open the source that a spec declares; no record is read yet.
+
+    Args:
+        declared: format, address and public facts; the facts of a catalogued dataset may be left out.
+        data_dir: where fetched datasets lie.
+
+    Raises:
+        SpecError: public facts are missing, or contradict the catalogue.
+        SourceError: there is no such folder or dataset.
+    """
+    known = catalogue.find(declared.url)
+    if known is not None:
+        if declared.format != known.format:
+            raise SpecError(f"source.format of {known.name} is {known.format}, not {declared.format}")
+        _agree(declared, known.facts)
+        folder = catalogue.locate(known.name, data_dir)
+        etags = {file.name: f"sha256:{file.sha256}" for file in known.files}
+        return IdxSource(folder, known.facts, etags=etags, verify=lambda: catalogue.verify(known, folder))
+    facts = _declared_facts(declared)
+    folder = Path(declared.url.removeprefix("file://"))
+    if not folder.is_dir():
+        raise SourceError(f"no folder {folder}: source.url is a folder or one of: {', '.join(catalogue.names())}")
+    return IdxSource(folder, facts) if declared.format == "idx" else ImageFolderSource(folder, facts)
+
+
+def _agree(declared: spec.Source, facts: PublicFacts) -> None:
+    for name in ("records", "holdout_records", "shape", "classes"):
+        said, known = getattr(declared, name), getattr(facts, name)
+        if said is not None and said != known:
+            raise SpecError(f"source.{name} of {declared.url} is {known}, not {said}: correct it or leave it out")
+
+
+def _declared_facts(declared: spec.Source) -> PublicFacts:
+    records, holdout, shape, classes = declared.records, declared.holdout_records, declared.shape, declared.classes
+    if records is None or holdout is None or shape is None or classes is None:
+        missing = [n for n in ("records", "holdout_records", "shape", "classes") if getattr(declared, n) is None]
+        raise SpecError(
+            f"{declared.url} is not a catalogued dataset ({', '.join(catalogue.names())}), so the spec must declare "
+            f"its public facts; missing: {', '.join(f'source.{name}' for name in missing)}"
+        )
+    return PublicFacts(records=records, holdout_records=holdout, shape=shape, classes=classes)

@@ -1,0 +1,170 @@
+"""Public datasets known by name: the facts that a plan needs before it reads anything, and their pinned contents."""
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cadp.errors import SourceError
+from cadp.sources.source import PublicFacts
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """A gzip file and the SHA-256 of its *content*: packers differ in the gzip header, the data do not.
+
+    Attributes:
+        name: its file name.
+        size: bytes of content.
+        sha256: of the content, hex.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublicDataset:
+    """What is public about a catalogued dataset.
+
+    Attributes:
+        format: source format.
+        facts: counts, shape and label names.
+        license: SPDX identifier.
+        description: one sentence.
+        homepage: where it is documented.
+        files: with pinned contents.
+        debian_package: name of the package that holds it.
+        debian_folder: where that package puts it.
+        addresses: official folders to fetch the files from.
+    """
+
+    name: str
+    format: str
+    facts: PublicFacts
+    license: str
+    description: str
+    homepage: str
+    files: tuple[PinnedFile, ...]
+    debian_package: str
+    debian_folder: Path
+    addresses: tuple[str, ...]
+
+
+_DATASETS = (
+    PublicDataset(
+        name="fashion-mnist",
+        format="idx",
+        facts=PublicFacts(
+            records=60_000,
+            holdout_records=10_000,
+            classes=(
+                "T-shirt/top",
+                "Trouser",
+                "Pullover",
+                "Dress",
+                "Coat",
+                "Sandal",
+                "Shirt",
+                "Sneaker",
+                "Bag",
+                "Ankle boot",
+            ),
+            shape=(28, 28, 1),
+            class_counts=(6_000,) * 10,
+        ),
+        license="MIT",
+        description="Pictures of Zalando's articles in ten classes, 28×28 pixels, grey.",
+        homepage="https://github.com/zalandoresearch/fashion-mnist",
+        files=(
+            PinnedFile(
+                "t10k-images-idx3-ubyte.gz",
+                7_840_016,
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            ),
+            PinnedFile(
+                "t10k-labels-idx1-ubyte.gz",
+                10_008,
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+            PinnedFile(
+                "train-images-idx3-ubyte.gz",
+                47_040_016,
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            ),
+            PinnedFile(
+                "train-labels-idx1-ubyte.gz",
+                60_008,
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            ),
+        ),
+        debian_package="dataset-fashion-mnist",
+        debian_folder=Path("/usr/share/datasets/fashion-mnist"),
+        addresses=(
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        ),
+    ),
+)
+
+
+def names() -> list[str]:
+    """The names that `source.url` may have."""
+    return [dataset.name for dataset in _DATASETS]
+
+
+def find(name: str) -> PublicDataset | None:
+    """The facts of a catalogued dataset, or None for any other url."""
+    return next((dataset for dataset in _DATASETS if dataset.name == name), None)
+
+
+def get(name: str) -> PublicDataset:
+    """The facts of a catalogued dataset.
+
+    Raises:
+        SourceError: there is none of this name.
+    """
+    dataset = find(name)
+    if dataset is None:
+        raise SourceError(f"no catalogued dataset {name!r}; there are: {', '.join(names())}")
+    return dataset
+
+
+def locate(name: str, data_dir: Path) -> Path:
+    """The folder with a dataset's files: `<data_dir>/<name>`, else where Debian's package puts it.
+
+    Contents are for `verify`, which runs before the first record is read: a plan reads none.
+
+    Raises:
+        SourceError: it is in neither.
+    """
+    dataset = get(name)
+    for folder in (data_dir / name, dataset.debian_folder):
+        if all((folder / file.name).is_file() for file in dataset.files):
+            return folder
+    raise SourceError(
+        f"{name} is neither in {data_dir / name} nor in {dataset.debian_folder}: run `make data`, "
+        f"or `apt install {dataset.debian_package}`"
+    )
+
+
+def verify(dataset: PublicDataset, folder: Path) -> None:
+    """Check every file's content against its pin, reading at most one byte more than the pinned size.
+
+    Raises:
+        SourceError: naming the first file that is missing or differs.
+    """
+    for file in dataset.files:
+        digest, left = hashlib.sha256(), file.size + 1
+        try:
+            with gzip.open(folder / file.name) as stream:
+                while left > 0 and (block := stream.read(min(left, 1 << 20))):
+                    digest.update(block)
+                    left -= len(block)
+        except (EOFError, OSError, zlib.error) as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
+            raise SourceError(f"{folder / file.name} is {reason}: remove {folder} and run `make data`") from error
+        if digest.hexdigest() != file.sha256:
+            raise SourceError(f"{folder / file.name} is not the pinned file: remove {folder} and run `make data`")

@@ -1,0 +1,222 @@
+"""`release.yaml` as frozen models: public values only.
+
+A spec holds nothing secret and nothing learned from the data, so it may be printed, published and put in a form.
+Every problem of a file is reported at once, each with its line. Numbers are YAML 1.2's: `1e-5` is a number.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from cadp.errors import SpecError
+
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
+Epsilon = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(_Frozen):
+    """Where the private records are and what is public about them."""
+
+    format: Literal["idx", "imagefolder"] = Field(description="how the records are stored")
+    url: str = Field(min_length=1, description="a folder, or the name of a dataset that cadp knows")
+    unit: Literal["record"] = Field(description="who is protected: `record` when every record is another person's")
+    why: str = Field(min_length=8, description="why one record is one unit, in words; printed in the statement")
+    labels: Literal["public"] = Field(description="labels are published as they are; class counts leak exactly then")
+    records: int | None = Field(default=None, ge=1, description="how many records the source holds; public")
+    shape: tuple[int, int, int] | None = Field(default=None, description="height, width, channels; public")
+    classes: tuple[str, ...] | None = Field(default=None, min_length=2, description="label names; public")
+    holdout_records: int | None = Field(default=None, ge=1, description="records of the declared holdout split")
+    max_rejects: float = Field(default=0.001, ge=0, le=1, description="share of unreadable records that stops a run")
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Self:
+        if self.shape is not None:
+            height, width, channels = self.shape
+            if not (1 <= height <= 128 and 1 <= width <= 128 and channels in (1, 3)):
+                raise ValueError(f"shape {list(self.shape)} is not supported: up to 128 × 128, 1 or 3 channels")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names repeat")
+        return self
+
+
+class Spend(_Frozen):
+    """The most that this release may take from its population's budget (replace-one)."""
+
+    epsilon: Epsilon
+    delta: Delta
+    why_delta: str | None = Field(default=None, description="in words, when delta is above 1 / (10 · units)")
+
+
+class Train(_Frozen):
+    """Train the model with differential privacy on the units being released."""
+
+    epsilon: Epsilon
+
+
+class Model(_Frozen):
+    """Where the conditional invertible network comes from."""
+
+    train: Train
+
+
+class Mechanism(_Frozen):
+    """What happens to each record's latent."""
+
+    kind: Literal["privunit", "gaussian", "laplace", "resample"]
+    epsilon: float = Field(default=0.0, ge=0, le=1000)
+    content_dims: int = Field(default=8, ge=2, le=4096)
+
+    @model_validator(mode="after")
+    def _epsilon_fits_kind(self) -> Self:
+        if self.kind == "resample" and self.epsilon != 0:
+            raise ValueError("resample does not use the record's latent: leave epsilon out")
+        if self.kind != "resample" and self.epsilon <= 0:
+            raise ValueError(f"{self.kind} needs an epsilon above 0")
+        return self
+
+
+class Validate(_Frozen):
+    """The charged gate on the accuracy of a classifier trained on released records."""
+
+    classifier: Literal["cnn"] = "cnn"
+    holdout: Literal["test"] = Field(description="the source's declared split that the classifier is scored on")
+    epsilon: Epsilon
+    accuracy_at_least: float = Field(ge=0, le=1)
+
+
+class Publish(_Frozen):
+    """What the release contains."""
+
+    formats: tuple[Literal["webdataset", "parquet"], ...] = ("webdataset", "parquet")
+    title: str | None = None
+    description: str | None = None
+    publisher: str = "unnamed publisher"
+    citation: str | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if set(self.formats) != {"webdataset", "parquet"}:
+            raise ValueError("formats must be [webdataset, parquet]: a release carries both")
+        return self
+
+
+class Run(_Frozen):
+    """How to run; nothing here changes what is released, so it is outside the digest."""
+
+    range_records: int = Field(default=6000, ge=1, description="records in one unit of work, retry and sealing")
+    workers: int | None = Field(default=None, ge=1, le=256, description="threads; the number of cores if left out")
+    batch: int = Field(default=1024, ge=1, le=65536)
+    approve: bool = Field(default=False, description="pause for approval before the first charge")
+
+
+class ReleaseSpec(_Frozen):
+    """One release, as its author declares it."""
+
+    name: str = Field(pattern=_NAME, description="of the dataset; part of the release's address")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="of the release; immutable once published")
+    license: str = Field(min_length=1, description="SPDX identifier")
+    population: str = Field(pattern=_NAME, description="whose budget; its limit lives in the ledger alone")
+    source: Source
+    spend: Spend
+    model: Model
+    mechanism: Mechanism
+    validate_: Validate = Field(alias="validate")
+    publish: Publish = Publish()
+    run: Run = Run()
+
+    @property
+    def release(self) -> str:
+        """The release's address below a zone: `name/version`."""
+        return f"{self.name}/{self.version}"
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything but `run`, in canonical JSON."""
+        public = self.model_dump(mode="json", by_alias=True, exclude={"run"})
+        return hashlib.sha256(canonical_json(public)).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def load_spec(path: str | Path) -> ReleaseSpec:
+    """Read and check a `release.yaml`.
+
+    Raises:
+        SpecError: the file is missing, is not YAML, or breaks a rule; the message lists every problem with its line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read the spec {path}: {getattr(error, 'strerror', None) or error}") from error
+    return parse_spec(text, name=str(path))
+
+
+def parse_spec(text: str, *, name: str = "release.yaml") -> ReleaseSpec:
+    """Check the text of a spec; `name` stands before each problem.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise SpecError(f"{name}:{line}: not YAML: {error.problem or error.context}") from error
+    if not isinstance(tree, CommentedMap):
+        raise SpecError(f"{name}:1: a spec is a mapping of name, version, source, …")
+    try:
+        return ReleaseSpec.model_validate(_plain(tree))
+    except ValidationError as error:
+        problems = [_problem(tree, name, e["loc"], e["msg"], e["type"]) for e in error.errors()]
+        raise SpecError("\n".join(dict.fromkeys(problems))) from error
+
+
+def _plain(node: object) -> Any:  # noqa: ANN401  (whatever YAML holds)
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _problem(tree: CommentedMap, name: str, loc: tuple[int | str, ...], message: str, kind: str) -> str:
+    line, field = _line(tree, loc), ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        message = "no such setting"
+    elif kind == "missing":
+        message = "is missing"
+    return f"{name}:{line}: {field or 'spec'}: {message.removeprefix('Value error, ')}"
+
+
+def _line(tree: CommentedMap, loc: tuple[int | str, ...]) -> int:
+    node: object = tree
+    line = tree.lc.line
+    for part in loc:
+        if isinstance(node, CommentedMap) and part in node:
+            line = node.lc.key(part)[0]
+            node = node[part]
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0]
+            node = node[part]
+        else:
+            break
+    return int(line) + 1

@@ -1,0 +1,151 @@
+"""What a release says about itself: its privacy statement and the facts of its documents, from public values alone."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cadp.errors import LedgerError
+from cadp.ledger import Charge, State
+from cadp.plan import Part
+from cadp.privacy.accountant import Curve
+from cadp.privacy.statement import Circumstances, Component, Population, statement, statement_lines
+from cadp.publish.facts import GateFigures, ReleaseFacts
+from cadp.sources import catalogue
+from cadp.steps.job import Job
+
+_WHAT = {
+    "train": "the model that the records are decoded through",
+    "records": "the records",
+    "gate": "the accuracy figure and the decision to publish",
+}
+
+
+def publication_context(job: Job) -> dict[str, Any]:
+    """What a rerun could not know again: the date, and what each population had spent when this release was published.
+
+    It is fixed once, so that every attempt at publishing writes the same bytes.
+    """
+    populations = {part.population: _spent(job, part.population) for part in job.plan.parts()}
+    return {"date": datetime.now(UTC).date().isoformat(), "populations": populations}
+
+
+def release_facts(
+    job: Job, context: Mapping[str, Any], answer: Mapping[str, Any], expectations: Mapping[str, bytes]
+) -> ReleaseFacts:
+    """Gather everything public that the documents of a release are made from.
+
+    Args:
+        job: the release.
+        context: what `publication_context` fixed.
+        answer: the gate's recorded answer.
+        expectations: path → bytes of the suite, its results and its page.
+    """
+    spec, plan, facts = job.spec, job.plan, job.plan.facts
+    document = privacy_statement(job, context)
+    known = catalogue.find(spec.source.url)
+    title = spec.publish.title or f"{spec.name} {spec.version}"
+    publisher = spec.publish.publisher
+    citation = spec.publish.citation or f"{publisher}: {title}, version {spec.version}, {context['date']}."
+    return ReleaseFacts(
+        name=spec.name,
+        version=spec.version,
+        title=title,
+        description=spec.publish.description or f"Records privatized from {spec.name}.",
+        license=spec.license,
+        population=spec.population,
+        shape=facts.shape,
+        classes=facts.classes,
+        records=facts.records,
+        statement=document,
+        statement_lines=tuple(statement_lines(document)),
+        accuracy=_figures(answer),
+        charges=tuple(_charge(job, part.name).id for part in plan.parts()),
+        plan_digest=job.plan_digest,
+        versions=plan.versions,
+        date=context["date"],
+        publisher=publisher,
+        expectations=expectations,
+        source_note=f"{known.description} {known.homepage}" if known else "A private source, not published.",
+        citation=citation,
+    )
+
+
+def privacy_statement(job: Job, context: Mapping[str, Any]) -> dict[str, object]:
+    """Return the privacy statement; the sum in it is the sum charged in the ledger, or it is refused.
+
+    Raises:
+        PrivacyError: the parts do not add up to what the ledger charged.
+    """
+    return statement(
+        name=job.spec.name,
+        version=job.spec.version,
+        date=context["date"],
+        components=[_component(job, part) for part in job.plan.parts()],
+        populations=[
+            _population(job, name, context["populations"][name])
+            for name in dict.fromkeys(part.population for part in job.plan.parts())
+        ],
+        circumstances=Circumstances(labels=job.spec.source.labels, model="dp", versions=job.plan.versions),
+    )
+
+
+def _component(job: Job, part: Part) -> Component:
+    return Component(
+        name=part.name,
+        what=_WHAT[part.name],
+        mechanism=part.mechanism,
+        parameters=part.parameters,
+        event=part.event,
+        population=part.population,
+        charge=_charge(job, part.name).id,
+        zero_out_event=part.zero_out,
+    )
+
+
+def _population(job: Job, name: str, spent: Mapping[str, Any]) -> Population:
+    own, limit = name == job.spec.population, job.ledger.population(name)
+    records = job.plan.facts.records if own else job.plan.facts.holdout_records
+    charges = job.ledger.charges(population=name, release=job.spec.release)
+    return Population(
+        name=name,
+        unit=job.spec.source.unit,
+        why=job.spec.source.why,
+        units=records,
+        records=records,
+        max_records_per_unit=1,
+        limit_epsilon=limit.epsilon,
+        limit_delta=limit.delta,
+        charged=_sum(charges),
+        cumulative=Curve.from_json(spent["curve"]),
+        releases=spent["releases"],
+    )
+
+
+def _spent(job: Job, population: str) -> dict[str, Any]:
+    charges = [c for c in job.ledger.charges(population=population) if c.state is not State.VOIDED]
+    return {"curve": _sum(charges).to_json(), "releases": len({charge.release for charge in charges})}
+
+
+def _sum(charges: list[Charge]) -> Curve:
+    counted = (charge.curve for charge in charges if charge.state is not State.VOIDED)
+    return sum(counted, Curve.zero())
+
+
+def _charge(job: Job, name: str) -> Charge:
+    charge = job.find_charge(name)
+    if charge is None:
+        raise LedgerError(f"the ledger has no charge for {name} of {job.spec.release}")
+    return charge
+
+
+def _figures(answer: Mapping[str, Any]) -> GateFigures:
+    return GateFigures(
+        accuracy=answer["accuracy"],
+        low=answer["low"],
+        high=answer["high"],
+        confidence=answer["confidence"],
+        threshold=answer["threshold"],
+        epsilon=answer["epsilon"],
+        n=answer["n"],
+        passed=answer["passed"],
+    )

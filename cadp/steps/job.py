@@ -1,0 +1,193 @@
+"""One release on one machine: its plan, its places and its ledger, opened and checked together."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cadp.errors import LedgerError, SettingsError
+from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, State, process_owner
+from cadp.plan import Part, Plan, bind_plan, plan_release
+from cadp.reporter import Reporter
+from cadp.secret import PopulationSecret, load_secret
+from cadp.settings import Settings
+from cadp.spec import ReleaseSpec, load_spec
+from cadp.store import Store
+
+# A range takes minutes; its worker renews the lease as it goes. A dead worker's lease lapses after this.
+LEASE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step needs.
+
+    Attributes:
+        plan: what the release does; bound to what it started with.
+        settings: where things are.
+        private: the private zone of this release.
+        models: the private zone's content-addressed checkpoints.
+        public: the release's own prefix in the public zone.
+        ledger: the budget.
+        secret: the population's secret.
+    """
+
+    plan: Plan
+    settings: Settings
+    private: Store
+    models: Store
+    public: Store
+    ledger: Ledger
+    secret: PopulationSecret
+
+    @classmethod
+    def open(cls, spec_path: str | Path, settings: Settings | None = None) -> "Job":
+        """Read the spec, find the source, open the ledger and bind the plan; nothing is charged.
+
+        Raises:
+            CadpError: anything that would stop the release later and can be seen now.
+        """
+        settings = settings or Settings.load()
+        spec = load_spec(spec_path)
+        ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
+        secret = population_secret(ledger, settings, spec)
+        settings.make_private_folders()
+        private = Store.open(settings.private_url)
+        release = private.child(f"releases/{spec.release}")
+        plan = plan_release(spec, settings.data_dir, release)
+        bind_plan(plan, release)
+        return cls(
+            plan=plan,
+            settings=settings,
+            private=release,
+            models=private.child("models"),
+            public=Store.open(settings.public_url).child(spec.release),
+            ledger=ledger,
+            secret=secret,
+        )
+
+    @property
+    def spec(self) -> ReleaseSpec:
+        """The release as declared."""
+        return self.plan.spec
+
+    @property
+    def workers(self) -> int:
+        """Threads that share the ranges of a step."""
+        return self.spec.run.workers or os.cpu_count() or 1
+
+    @property
+    def scratch(self) -> Path:
+        """Local folder for sorting and staging; private."""
+        return self.settings.scratch
+
+    @property
+    def plan_digest(self) -> str:
+        """What the public may know of the plan."""
+        return self.plan.digest(self.secret)
+
+    def part(self, name: str) -> Part:
+        """The planned charge called `name`."""
+        return next(part for part in self.plan.parts() if part.name == name)
+
+    def charge(self, name: str, reporter: Reporter | None = None) -> Charge:
+        """Charge one part of the plan, or find its charge: the same part is never charged twice.
+
+        The charge is committed and anchored, and may be worked under, when this returns.
+
+        Raises:
+            BudgetExceeded: it does not fit the population's limit.
+            LedgerError: the release was abandoned.
+        """
+        part = self.part(name)
+        charge = self.ledger.charge(
+            part.population,
+            release=self.spec.release,
+            key=f"{self.spec.release}/{name}",
+            event=part.event,
+            parameters={"plan": self.plan_digest, "part": name},
+        )
+        if charge.state is State.RESERVED:
+            self.ledger.begin(charge.id)
+        if reporter is not None:
+            reporter.event("charged", f"{name}: ε = {part.epsilon(self.spec.spend.delta):.4g} to {part.population}")
+        return charge
+
+    def lease(self, charge: Charge, index: int, reporter: Reporter) -> Lease:
+        """Take the lease of a range; wait while another live worker holds it."""
+        while True:
+            try:
+                return self.ledger.lease(charge.id, index, process_owner(), LEASE_SECONDS)
+            except LeaseHeld as held:
+                reporter.event("waiting", f"range {index} is {held.owner}'s for {held.seconds_left:.0f} s more")
+                time.sleep(min(max(held.seconds_left, 0.1), 10.0))
+
+    def find_charge(self, name: str) -> Charge | None:
+        """Return the charge of one part, or None before it is made."""
+        part, key = self.part(name), f"{self.spec.release}/{name}"
+        charges = self.ledger.charges(population=part.population, release=self.spec.release)
+        return next((charge for charge in charges if charge.key == key), None)
+
+
+class Renewal:
+    """Keeps a lease alive while its range is worked on."""
+
+    def __init__(self, ledger: Ledger, lease: Lease) -> None:
+        self._ledger, self._lease = ledger, lease
+        self._due = time.monotonic() + LEASE_SECONDS / 4
+
+    def renew_if_due(self) -> None:
+        """Renew after a quarter of the lease.
+
+        Raises:
+            SealConflict: another worker has taken the range over; this attempt must stop.
+        """
+        if time.monotonic() >= self._due:
+            self._lease = self._ledger.renew(self._lease)
+            self._due = time.monotonic() + LEASE_SECONDS / 4
+
+
+def population_secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> PopulationSecret:
+    """Load the secret of the spec's population and check it, and the source, against the ledger.
+
+    Raises:
+        LedgerError: the population is unknown, or bound to another source.
+        SettingsError: the secret is missing, or is not the one the ledger knows.
+    """
+    population = ledger.population(spec.population)
+    secret = load_secret(settings.secrets_dir, spec.population)
+    if secret.fingerprint() != population.secret_fingerprint:
+        raise SettingsError(
+            f"the secret of population {spec.population} has fingerprint {secret.fingerprint()}, "
+            f"the ledger knows {population.secret_fingerprint}: restore the right one from backup"
+        )
+    if source_mac(secret, spec) != population.source_hmac:
+        raise LedgerError(
+            f"population {spec.population} is bound to another source than {spec.source.url}: "
+            f"name the population of this source, or make one with `cadp budget init`"
+        )
+    return secret
+
+
+def source_mac(secret: PopulationSecret, spec: ReleaseSpec) -> str:
+    """Return what binds a population to its source: HMAC of the source's address under the population's secret."""
+    url = spec.source.url
+    address = url if "://" in url or not Path(url).exists() else str(Path(url).resolve())
+    return secret.mac("source", f"{spec.source.format}\0{address}".encode()).hex()
+
+
+class Step(Protocol):
+    """One step of a release. Every method may be called again after a crash and does nothing twice."""
+
+    name: str
+    title: str
+
+    def prepare(self, job: Job, reporter: Reporter) -> list[int]:
+        """Make the step's charge, if it has one, and return the ranges that are still to do."""
+
+    def run(self, job: Job, index: int, reporter: Reporter) -> None:
+        """Do one range; ranges may run at the same time."""
+
+    def finish(self, job: Job, reporter: Reporter) -> None:
+        """Close the step once every range is done."""

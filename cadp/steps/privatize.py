@@ -1,0 +1,93 @@
+"""Privatize: one charge in, one sealed run of released records a range out.
+
+`x → z = f(x; y) → z̃ → x̃ = f⁻¹(z̃; y)`, clamped, 8 bit, PNG. Everything after z̃ is post-processing. Each released record
+gets an i.i.d. 128-bit id: its public name and its sort key, so that sorting by it is a uniform permutation.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cadp.exchange import interval, merge, write_run
+from cadp.privacy.mechanisms import Mechanism
+from cadp.records import Batch, Released, pack_released, unpack_released
+from cadp.reporter import Reporter
+from cadp.shards import encode_png
+from cadp.steps.job import Job, Renewal
+from cadp.steps.train import load_model, range_batches
+
+if TYPE_CHECKING:
+    from cadp.cinn.network import ConditionalFlow
+
+
+class PrivatizeStep:
+    """Raw shards → sealed runs of released records, in the order of their random ids."""
+
+    name = "privatize"
+    title = "Privatize the records"
+
+    def prepare(self, job: Job, reporter: Reporter) -> list[int]:
+        """Charge the mechanism and return the ranges without a seal."""
+        charge = job.charge("records", reporter)
+        sealed = job.ledger.seals(charge.id)
+        return [index for index in range(job.plan.ranges) if index not in sealed]
+
+    def run(self, job: Job, index: int, reporter: Reporter) -> None:
+        """Privatize one range with fresh noise, write its run under this attempt's own key and seal it."""
+        charge = job.charge("records")
+        lease = job.lease(charge, index, reporter)
+        renewal = Renewal(job.ledger, lease)
+        flow = load_model(job)
+        key = f"sealed/{index:05d}.{lease.token}-{os.urandom(4).hex()}.run"
+        before = sum(int(str(seal.facts["records"])) for seal in job.ledger.seals(charge.id).values())
+        with reporter.progress("privatize", job.plan.facts.records, "records", before) as advance:
+
+            def items() -> Iterator[tuple[bytes, bytes]]:
+                for batch in range_batches(job, index):
+                    for record in privatize_batch(flow, job.plan.mechanism, batch):
+                        yield record.id, pack_released(record)
+                    advance(len(batch))
+                    renewal.renew_if_due()
+
+            run = write_run(items(), job.private, key, scratch=job.scratch)
+        job.ledger.seal(lease, key=run.key, sha256=run.sha256, facts={"records": run.records})
+        reporter.event("sealed", f"range {index}: {run.records:,} records")
+
+    def finish(self, job: Job, reporter: Reporter) -> None:
+        """Close the charge once every range is sealed."""
+        del reporter
+        job.ledger.finish(job.charge("records").id, job.plan.ranges)
+
+
+def privatize_batch(flow: "ConditionalFlow", mechanism: Mechanism, batch: Batch) -> list[Released]:
+    """Replace each record of a batch by one drawn from its noisy latent.
+
+    Nothing about a released record depends on the values of another row: the network and the mechanism work row by
+    row, and the shape of the batch is public.
+
+    Args:
+        flow: the conditional invertible network, latent dimension d.
+        mechanism: a frozen plan; what it charges is what runs.
+        batch: n records; rows with `valid` false enter as the zero latent.
+
+    Returns:
+        n released records in the order of the batch, under fresh random ids.
+    """
+    codes = mechanism.privatize(flow.encode_images(batch.images, batch.labels), batch.valid)
+    images = flow.decode_images(codes, batch.labels)
+    return [
+        Released(id=os.urandom(16), label=int(label), png=encode_png(image))
+        for image, label in zip(images, batch.labels, strict=True)
+    ]
+
+
+def sealed_runs(job: Job) -> list[str]:
+    """Return the keys of the sealed runs, in range order; readers resolve through the ledger alone."""
+    seals = job.ledger.seals(job.charge("records").id)
+    return [seals[index].key for index in range(job.plan.ranges)]
+
+
+def released_records(job: Job, index: int = 0, of: int = 1) -> Iterator[Released]:
+    """Stream interval `index` of `of` of the released records, in the order of their ids."""
+    low, high = interval(index, of)
+    return (unpack_released(key, data) for key, data in merge(job.private, sealed_runs(job), low, high))

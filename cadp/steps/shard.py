@@ -1,0 +1,166 @@
+"""Shard: read the source once, order its records by a keyed hash of their unit, cut them into raw shards.
+
+Everything stays in the private zone, so nothing is charged. The order depends on the population's secret and on the
+units' ids alone: neighbouring datasets have the same ids, hence the same ranges.
+"""
+
+import hmac
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import TypedDict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cadp.errors import RejectedInput, SpecError
+from cadp.exchange import interval, merge, write_run
+from cadp.records import Record, pack_record, unpack_record
+from cadp.reporter import Reporter
+from cadp.shards import read_raw_shard, write_raw_shard
+from cadp.sources import Source, open_source
+from cadp.spec import canonical_json
+from cadp.steps.job import Job
+
+TRAIN, HOLDOUT = "train", "test"
+FACTS_KEY = "raw/facts.json"
+REJECTS_KEY = "raw/rejects.parquet"
+
+
+class SplitFacts(TypedDict):
+    """What was counted in one split; `class_counts` is in the order of the spec's classes."""
+
+    records: int
+    rejected: int
+    class_counts: list[int]
+
+
+class ShardStep:
+    """Source → raw shards, one range of training records each, and one shard of the holdout."""
+
+    name = "shard"
+    title = "Shard the source"
+
+    def prepare(self, job: Job, reporter: Reporter) -> list[int]:
+        """Sort each split by unit into a run, check the counts, and return the shards that are still to cut."""
+        if not job.private.exists(FACTS_KEY):
+            self._sort(job, reporter)
+        return [index for index in range(job.plan.ranges + 1) if not job.private.exists(raw_key(job, index))]
+
+    def run(self, job: Job, index: int, reporter: Reporter) -> None:
+        """Cut one raw shard out of its split's run; the same bytes at every attempt."""
+        holdout = index == job.plan.ranges
+        low, high = interval(0, 1) if holdout else interval(index, job.plan.ranges)
+        run = _run_key(HOLDOUT if holdout else TRAIN)
+        with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
+            path = Path(folder) / "shard.tar"
+            records = (unpack_record(data) for _, data in merge(job.private, [run], low, high))
+            count = write_raw_shard(path, records)
+            job.private.put(raw_key(job, index), path)
+        reporter.event("sharded", f"{'holdout' if holdout else f'range {index}'}: {count:,} records")
+
+    def finish(self, job: Job, reporter: Reporter) -> None:
+        """Show what the source held; for the operator."""
+        facts = read_facts(job)
+        reporter.table(
+            "source",
+            "Source (private)",
+            [
+                {"split": split, "records": f"{fact['records']:,}", "rejected": f"{fact['rejected']:,}"}
+                for split, fact in facts.items()
+            ],
+        )
+
+    def _sort(self, job: Job, reporter: Reporter) -> None:
+        source = open_source(job.spec.source, data_dir=job.settings.data_dir)
+        declared = {TRAIN: job.plan.facts.records, HOLDOUT: job.plan.facts.holdout_records}
+        facts, rejects = dict[str, SplitFacts](), list[dict[str, str]]()
+        for split, expected in declared.items():
+            counted = _Counted(source, split, len(job.plan.facts.classes), rejects)
+            with reporter.progress(f"read {split}", expected, "records") as advance:
+                items = _keyed(counted.records(advance), job)
+                write_run(items, job.private, _run_key(split), scratch=job.scratch)
+            facts[split] = counted.facts()
+        _put_rejects(job, rejects)
+        for split, expected in declared.items():
+            _check_counts(job, split, expected, facts[split])
+        job.private.put(FACTS_KEY, canonical_json(facts))
+
+
+class _Counted:
+    """A split's records with what is counted on the way; a rejected record keeps a label, so that counts are public."""
+
+    def __init__(self, source: Source, split: str, classes: int, rejects: list[dict[str, str]]) -> None:
+        self._source, self._split, self._classes, self._rejects = source, split, classes, rejects
+        self._labels: Counter[int] = Counter()
+        self._rejected = 0
+
+    def records(self, advance: Callable[[int], None]) -> Iterator[Record]:
+        def reject(key: str, reason: str) -> None:
+            self._rejected += 1
+            self._rejects.append({"split": self._split, "key": key, "reason": reason})
+
+        for record in self._source.records(self._split, reject):
+            self._labels[record.label] += 1
+            advance(1)
+            yield record
+
+    def facts(self) -> SplitFacts:
+        counts = [self._labels[label] for label in range(self._classes)]
+        return {"records": self._labels.total(), "rejected": self._rejected, "class_counts": counts}
+
+
+def _keyed(records: Iterator[Record], job: Job) -> Iterator[tuple[bytes, bytes]]:
+    # 64 bits of the unit's hash, so that a unit's records stay together, then 64 bits of the record's own.
+    key = job.secret.key("shard")
+    for record in records:
+        unit = hmac.digest(key, b"unit\0" + record.unit.encode(), sha256)
+        own = hmac.digest(key, b"record\0" + record.key.encode(), sha256)
+        yield unit[:8] + own[:8], pack_record(record)
+
+
+def _check_counts(job: Job, split: str, expected: int, facts: SplitFacts) -> None:
+    if facts["records"] != expected:
+        raise SpecError(
+            f"the plan counts on {expected:,} records in split {split} of {job.spec.source.url}, which holds "
+            f"{facts['records']:,}: correct the spec's public counts; nothing was charged"
+        )
+    share, most = facts["rejected"] / expected, job.spec.source.max_rejects
+    if share > most:
+        raise RejectedInput(
+            f"{facts['rejected']:,} of {expected:,} records of split {split} cannot be read ({share:.2%}, "
+            f"source.max_rejects is {most:.2%}); nothing was charged. The reasons are in "
+            f"{job.private.url_of(REJECTS_KEY)}"
+        )
+
+
+def _put_rejects(job: Job, rejects: list[dict[str, str]]) -> None:
+    schema = pa.schema({"split": pa.string(), "key": pa.string(), "reason": pa.string()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rejects, schema=schema), sink)
+    job.private.delete(REJECTS_KEY)  # of an attempt that stopped here before
+    job.private.put(REJECTS_KEY, sink.getvalue().to_pybytes())
+
+
+def _run_key(split: str) -> str:
+    return f"raw/{split}.run"
+
+
+def raw_key(job: Job, index: int) -> str:
+    """Return the key of raw shard `index`; the last one is the holdout's."""
+    return "raw/holdout.tar" if index == job.plan.ranges else f"raw/train-{index:05d}.tar"
+
+
+def read_facts(job: Job) -> dict[str, SplitFacts]:
+    """Return what was counted at sharding; private, but for what the spec declares public."""
+    facts: dict[str, SplitFacts] = json.loads(job.private.get(FACTS_KEY))
+    return facts
+
+
+def read_shard(job: Job, index: int) -> Iterator[Record]:
+    """Stream the records of raw shard `index`."""
+    with job.private.open_read(raw_key(job, index)) as stream:
+        yield from read_raw_shard(stream)

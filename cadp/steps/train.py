@@ -1,0 +1,121 @@
+"""Train: one charge in, one sealed checkpoint out."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadp.errors import CadpError, CheckpointRefused
+from cadp.privacy.accountant import RELATION
+from cadp.records import Batch, stack
+from cadp.reporter import Reporter
+from cadp.steps.job import Job
+from cadp.steps.shard import TRAIN, read_facts, read_shard
+
+if TYPE_CHECKING:
+    from cadp.cinn.network import ConditionalFlow
+
+TRAIN_BATCH = 2048  # small batches spend their time in overhead: 256 takes three times as long
+
+
+class TrainStep:
+    """Raw shards → a conditional invertible network, fitted to noisy moments."""
+
+    name = "train"
+    title = "Train the model"
+
+    def prepare(self, job: Job, reporter: Reporter) -> list[int]:
+        """Charge the training; nothing is left to do once its checkpoint is sealed."""
+        charge = job.charge("train", reporter)
+        return [] if job.ledger.seals(charge.id) else [0]
+
+    def run(self, job: Job, index: int, reporter: Reporter) -> None:
+        """Fit the moments, check the round trip on synthetic codes, save and seal the checkpoint."""
+        from cadp.cinn.checkpoint import save_checkpoint  # noqa: PLC0415  (torch only where a step runs)
+        from cadp.cinn.moments import fit_moments  # noqa: PLC0415
+        from cadp.cinn.network import ROUND_TRIP_LIMIT, check_round_trip  # noqa: PLC0415
+
+        charge = job.charge("train")
+        lease = job.lease(charge, index, reporter)
+        counts = np.array(read_facts(job)[TRAIN]["class_counts"], dtype=np.int64)
+        with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
+            records = decode_once(job, Path(folder), reporter)
+            flow = fit_moments(records.batches, job.plan.moments, counts, reporter)
+        error = check_round_trip(flow)
+        if not error <= ROUND_TRIP_LIMIT:
+            raise CheckpointRefused(
+                f"the trained model does not invert: round-trip error {error:.1e} on synthetic codes, at most "
+                f"{ROUND_TRIP_LIMIT:.0e} is accepted; the charge stays, run again to fit anew under it"
+            )
+        record = {"relation": RELATION, "population": job.spec.population, "event": charge.event.to_json()}
+        digest = save_checkpoint(job.models, flow, record, job.plan.versions)
+        job.ledger.seal(lease, key=digest, sha256=digest, facts={})
+        reporter.event("sealed", f"model {digest[:12]}, round-trip error {error:.1e}")
+
+    def finish(self, job: Job, reporter: Reporter) -> None:
+        """Close the charge."""
+        del reporter
+        job.ledger.finish(job.charge("train").id, 1)
+
+
+@dataclass(frozen=True)
+class DecodedRecords:
+    """All training records, decoded once into a memory map on local disk, for the passes that training makes."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+    def batches(self) -> Iterator[Batch]:
+        """Stream them in batches of `TRAIN_BATCH`, in the same order at every pass."""
+        for start in range(0, len(self.labels), TRAIN_BATCH):
+            part = slice(start, start + TRAIN_BATCH)
+            yield Batch(images=np.array(self.images[part]), labels=self.labels[part], valid=self.valid[part])
+
+
+def decode_once(job: Job, folder: Path, reporter: Reporter) -> DecodedRecords:
+    """Decode every raw shard into a memory map below `folder`, which the caller removes."""
+    facts = job.plan.facts
+    images = np.memmap(folder / "images", dtype=np.uint8, mode="w+", shape=(facts.records, *facts.shape))
+    labels, valid = np.empty(facts.records, dtype=np.int64), np.empty(facts.records, dtype=np.bool_)
+    at = 0
+    with reporter.progress("decode", facts.records, "records") as advance:
+        for index in range(job.plan.ranges):
+            for batch in range_batches(job, index):
+                part = slice(at, at + len(batch))
+                images[part], labels[part], valid[part] = batch.images, batch.labels, batch.valid
+                at += len(batch)
+                advance(len(batch))
+    return DecodedRecords(images=images, labels=labels, valid=valid)
+
+
+def range_batches(job: Job, index: int) -> Iterator[Batch]:
+    """Stream the records of one range in batches; a range's last batch may be shorter, by its public count."""
+    records = []
+    for record in read_shard(job, index):
+        records.append(record)
+        if len(records) == job.spec.run.batch:
+            yield stack(records, job.plan.facts.shape)
+            records = []
+    if records:
+        yield stack(records, job.plan.facts.shape)
+
+
+def load_model(job: Job) -> "ConditionalFlow":
+    """Load the sealed checkpoint of this release's training charge; its privacy record must be that charge's."""
+    from cadp.cinn.checkpoint import load_checkpoint  # noqa: PLC0415
+
+    charge = job.find_charge("train")
+    seal = job.ledger.seals(charge.id).get(0) if charge else None
+    if charge is None or seal is None:
+        raise CadpError(f"{job.spec.release} has no trained model yet: run `cadp train` or `cadp release`")
+    flow, record = load_checkpoint(job.models, seal.key)
+    if record.get("event") != charge.event.to_json() or record.get("population") != job.spec.population:
+        raise CheckpointRefused(
+            f"model {seal.key[:12]} was not trained under charge {charge.id}: its privacy record is another's"
+        )
+    return flow

@@ -1,0 +1,155 @@
+"""Validate: a classifier trained on the released records, scored once on the holdout, through the charged gate.
+
+Publishing may depend on two things only: the gate's charged answer, and functions of released bytes. Both are here.
+"""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadp.errors import CadpError, Withheld
+from cadp.records import Record
+from cadp.reporter import Reporter
+from cadp.shards import decode_png
+from cadp.steps.job import Job
+from cadp.steps.privatize import released_records
+from cadp.steps.shard import TRAIN, read_facts, read_shard
+from cadp.utility.gate import one_per_unit
+from cadp.utility.released_frame import ReleasedFrame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXPECTATIONS = "validation/expectations/"
+_VERDICT = "validation/verdict.json"
+
+
+class ValidateStep:
+    """Sealed runs and the holdout → the gate's answer and the expectations' verdict."""
+
+    name = "validate"
+    title = "Validate the release"
+
+    def prepare(self, job: Job, reporter: Reporter) -> list[int]:
+        """Charge the gate; nothing is left to do once its answer and the verdict are recorded."""
+        charge = job.charge("gate", reporter)
+        done = job.ledger.recorded_answer(charge.id) is not None and job.private.exists(_VERDICT)
+        return [] if done else [0]
+
+    def run(self, job: Job, index: int, reporter: Reporter) -> None:
+        """Train and score the classifier, record the noisy answer, then check the expectations."""
+        del index
+        images, labels, frame = _released(job, reporter)
+        charge = job.charge("gate")
+        answer = job.ledger.recorded_answer(charge.id)
+        if answer is None:
+            hits = _hits(job, images, labels, reporter)
+            answer = job.ledger.answer(charge.id, job.plan.gate.answer(hits))
+        _check_expectations(job, frame, answer)
+
+    def finish(self, job: Job, reporter: Reporter) -> None:
+        """Show the charged figures; hold the release back if the gate or an expectation says so.
+
+        Raises:
+            Withheld: naming the figure and the threshold, or the expectations that failed.
+        """
+        reporter.figure("accuracy", "p/o accuracy (charged)", accuracy_line(gate_answer(job)))
+        require_passed(job)
+
+
+def gate_answer(job: Job) -> dict[str, Any]:
+    """Return the recorded answer of the gate.
+
+    Raises:
+        CadpError: it was not asked yet.
+    """
+    charge = job.find_charge("gate")
+    answer = job.ledger.recorded_answer(charge.id) if charge else None
+    if answer is None:
+        raise CadpError(f"{job.spec.release} is not validated yet: run `cadp validate` or `cadp release`")
+    return answer
+
+
+def accuracy_line(answer: dict[str, Any]) -> str:
+    """Say the charged accuracy with its interval and the threshold."""
+    return (
+        f"{answer['accuracy']:.3f} ({answer['confidence']:.0%} interval {answer['low']:.3f} to {answer['high']:.3f}), "
+        f"at least {answer['threshold']:g} was asked for"
+    )
+
+
+def require_passed(job: Job) -> None:
+    """Let only a release through that passed its gate and its expectations.
+
+    Raises:
+        Withheld: it did not; the message says which.
+    """
+    answer = gate_answer(job)
+    if not answer["passed"]:
+        raise Withheld(
+            f"{job.spec.release} is withheld by the gate: accuracy {accuracy_line(answer)}. The answer is recorded, "
+            f"asking again returns it; a new try is a new version with its own charges"
+        )
+    if not job.private.exists(_VERDICT):
+        raise CadpError(f"{job.spec.release} is not validated yet: run `cadp validate` or `cadp release`")
+    if failures := json.loads(job.private.get(_VERDICT))["failures"]:
+        raise Withheld(f"{job.spec.release} is withheld by its expectations: {'; '.join(failures)}")
+
+
+def expectation_files(job: Job) -> dict[str, bytes]:
+    """Return the suite, its result and its page: path → bytes, public figures only."""
+    keys = [key for key, _ in job.private.list(EXPECTATIONS)]
+    return {key.removeprefix(EXPECTATIONS): job.private.get(key) for key in keys}
+
+
+def _released(job: Job, reporter: Reporter) -> tuple[NDArray[np.uint8], NDArray[np.int64], "pd.DataFrame"]:
+    facts, frame = job.plan.facts, ReleasedFrame()
+    images = np.empty((facts.records, *facts.shape), dtype=np.uint8)
+    labels = np.empty(facts.records, dtype=np.int64)
+    count = 0
+    with reporter.progress("read released", facts.records, "records") as advance:
+        for record in released_records(job):
+            images[count], labels[count] = decode_png(record.png, facts.shape), record.label
+            frame.add(record, images[count])
+            count += 1
+            if count % 500 == 0:
+                advance(500)
+        advance(count % 500)
+    return images, labels, frame.frame()
+
+
+def _hits(job: Job, images: NDArray[np.uint8], labels: NDArray[np.int64], reporter: Reporter) -> int:
+    from cadp.utility.classifier import ClassifierRecipe, train_classifier  # noqa: PLC0415  (torch)
+
+    recipe = ClassifierRecipe(threads=job.workers)
+    classifier = train_classifier(images, labels, len(job.plan.facts.classes), recipe, reporter)
+    holdout = list(read_shard(job, job.plan.ranges))
+    chosen = one_per_unit([r.unit for r in holdout], [r.key for r in holdout], job.secret.key("gate"))
+    # A rejected record scores nothing: whatever it was, its term stays between 0 and 1.
+    scored: list[Record] = [holdout[i] for i in chosen if holdout[i].image is not None]
+    if not scored:
+        return 0
+    originals = np.stack([record.image for record in scored if record.image is not None])
+    truth = np.array([record.label for record in scored])
+    return int((classifier.predict(originals) == truth).sum())
+
+
+def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any]) -> None:
+    from cadp.utility.expectations import check_release  # noqa: PLC0415  (Great Expectations takes seconds)
+
+    facts = job.plan.facts
+    report = check_release(
+        frame,
+        records=facts.records,
+        classes=facts.classes,
+        shape=facts.shape,
+        class_counts=read_facts(job)[TRAIN]["class_counts"],
+        gate=answer,
+    )
+    for key, _ in job.private.list(EXPECTATIONS):
+        job.private.delete(key)  # of an attempt that stopped before its verdict
+    for name, data in report.files.items():
+        job.private.put(EXPECTATIONS + name, data)
+    job.private.put(_VERDICT, json.dumps({"failures": list(report.failures)}).encode())

@@ -1,0 +1,262 @@
+"""Expectations on a release (Great Expectations), checked on released records and charged figures only.
+
+A release that breaks one is withheld. That decision costs nothing: all that is looked at is released, declared public
+or charged already. What is published of it is stripped of run ids, times and paths, so a rerun writes the same bytes.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cadp.utility.expectations_page import render_page
+from cadp.utility.released_frame import COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+_EXAMPLES = 5
+# Noise makes equal or constant images all but impossible; a decoder that is stuck or saturated makes many of them.
+_MOSTLY = 0.99
+_COLUMN_KWARGS = frozenset({"column", "column_A", "column_B", "or_equal"})
+
+# A name, what is looked at, the expectations, and the column that names a row in examples.
+_Suite = tuple[str, "pd.DataFrame", list[dict[str, Any]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectationReport:
+    """The verdict on a release; everything in it may be published.
+
+    Attributes:
+        success: every expectation holds.
+        failures: one plain sentence for each that does not: what, observed, expected.
+        suite_json: the suites as Great Expectations writes them, without ids.
+        result_json: what was observed, in the suites' order.
+        page: `index.html`, the same for people, without outside requests.
+    """
+
+    success: bool
+    failures: tuple[str, ...]
+    suite_json: bytes
+    result_json: bytes
+    page: bytes
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What belongs below `expectations/` of the release."""
+        return {"index.html": self.page, "result.json": self.result_json, "suite.json": self.suite_json}
+
+
+def check_release(
+    frame: "pd.DataFrame",
+    *,
+    records: int,
+    classes: Sequence[str],
+    shape: tuple[int, int, int],
+    class_counts: Sequence[int] | None,
+    gate: Mapping[str, Any] | None,
+) -> ExpectationReport:
+    """Check a release against its declared public facts.
+
+    Args:
+        frame: `ReleasedFrame.frame()`.
+        records: how many there must be.
+        classes: label names, in index order.
+        shape: `(h, w, c)` of every image.
+        class_counts: how many records each class must have where labels are public, else None.
+        gate: the gate's recorded answer, None where no gate ran.
+    """
+    suites: list[_Suite] = [("records", frame, _on_records(records, classes, shape), None)]
+    if class_counts is not None:
+        suites.append(("classes", _classes_frame(frame, classes, class_counts), _on_classes(), "name"))
+    if gate is not None:
+        suites.append(("gate", _gate_frame(gate), _on_gate(), "n"))
+    configured, results = list[dict[str, Any]](), list[dict[str, Any]]()
+    for name, data, expectations, index in suites:
+        suite, found = _run(name, data, expectations, index)
+        configured.append(suite)
+        results.extend({"suite": name, **one} for one in found)
+    failures = tuple(_sentence(one) for one in results if not one["success"])
+    verdict = {"schema": SCHEMA, "success": not failures, "failures": list(failures), "results": results}
+    return ExpectationReport(
+        success=not failures,
+        failures=failures,
+        suite_json=_json({"schema": SCHEMA, "suites": configured}),
+        result_json=_json(verdict),
+        page=render_page(verdict),
+    )
+
+
+def _on_records(records: int, classes: Sequence[str], shape: tuple[int, int, int]) -> list[dict[str, Any]]:
+    height, width, channels = shape
+    return [
+        _expect("columns", "every record has its facts", "table_columns_to_match_ordered_list", column_list=[*COLUMNS]),
+        _expect("record-count", "no record is missing or added", "table_row_count_to_equal", value=records),
+        _expect(
+            "key-form", "keys are 128-bit ids in hex", "column_values_to_match_regex", "key", regex="^[0-9a-f]{32}$"
+        ),
+        _expect("key-unique", "no two records share a key", "column_values_to_be_unique", "key"),
+        _expect(
+            "label", "labels are declared", "column_values_to_be_in_set", "label", value_set=[*range(len(classes))]
+        ),
+        _expect(
+            "height", "images have the declared height", "column_values_to_be_in_set", "height", value_set=[height]
+        ),
+        _expect("width", "images have the declared width", "column_values_to_be_in_set", "width", value_set=[width]),
+        _expect(
+            "mode",
+            "images have the declared channels, 8 bits each",
+            "column_values_to_be_in_set",
+            "mode",
+            value_set=["L" if channels == 1 else "RGB"],
+        ),
+        _expect(
+            "not-blank",
+            f"at least {_MOSTLY:.0%} of the images are not of one grey",
+            "column_values_to_be_between",
+            "deviation",
+            min_value=0,
+            strict_min=True,
+            mostly=_MOSTLY,
+        ),
+        _expect(
+            "brightness",
+            "images are neither all black nor all white on average",
+            "column_mean_to_be_between",
+            "mean",
+            min_value=1,
+            max_value=254,
+        ),
+        _expect(
+            "not-repeated",
+            f"at least {_MOSTLY:.0%} of the images are distinct",
+            "column_proportion_of_unique_values_to_be_between",
+            "digest",
+            min_value=_MOSTLY,
+        ),
+    ]
+
+
+def _on_classes() -> list[dict[str, Any]]:
+    return [
+        _expect(
+            "class-counts",
+            "every class has as many records as declared",
+            "column_pair_values_to_be_equal",
+            column_A="released",
+            column_B="declared",
+        )
+    ]
+
+
+def _on_gate() -> list[dict[str, Any]]:
+    return [
+        _expect(
+            "gate",
+            "the charged gate's noisy count reaches the threshold",
+            "column_pair_values_a_to_be_greater_than_b",
+            column_A="noisy_correct",
+            column_B="needed",
+            or_equal=True,
+        )
+    ]
+
+
+def _expect(name: str, says: str, kind: str, column: str | None = None, **kwargs: object) -> dict[str, Any]:
+    target = {} if column is None else {"column": column}
+    return {"type": f"expect_{kind}", "kwargs": {**target, **kwargs}, "meta": {"name": name, "says": says}}
+
+
+def _classes_frame(frame: "pd.DataFrame", classes: Sequence[str], class_counts: Sequence[int]) -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415  (part of the `release` extra)
+
+    released = frame["label"].value_counts()
+    counts = [int(released.get(label, 0)) for label in range(len(classes))]
+    return pd.DataFrame({"name": [*classes], "released": counts, "declared": [*class_counts]})
+
+
+def _gate_frame(gate: Mapping[str, Any]) -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415  (part of the `release` extra)
+
+    return pd.DataFrame([{key: gate[key] for key in ("noisy_correct", "needed", "n", "epsilon")}])
+
+
+def _run(
+    name: str, data: "pd.DataFrame", expectations: list[dict[str, Any]], index: str | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One suite on one frame: the suite without ids, and its results in the suite's order.
+
+    `index` is a column whose value belongs beside every example of a row that breaks an expectation.
+    """
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it is read at import, which takes seconds: hence here
+    import great_expectations as gx  # noqa: PLC0415
+    from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration  # noqa: PLC0415
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    asset = context.data_sources.add_pandas("release").add_dataframe_asset(name)
+    suite = context.suites.add(gx.ExpectationSuite(name=name))
+    for expectation in expectations:
+        suite.add_expectation_configuration(ExpectationConfiguration(**expectation))
+    suite.save()
+    definition = gx.ValidationDefinition(name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite)
+    context.validation_definitions.add(definition)
+    wanted: dict[str, Any] = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
+    if index is not None:
+        wanted["unexpected_index_column_names"] = [index]
+    verdict = definition.run(batch_parameters={"dataframe": data}, result_format=wanted)
+    results: list[Any] = [result.to_json_dict() for result in verdict.results]
+    found = {result["expectation_config"]["meta"]["name"]: result for result in results}
+    plain = {"name": name, "expectations": expectations, "meta": {"great_expectations_version": gx.__version__}}
+    return plain, [_observed(expectation, found[expectation["meta"]["name"]]) for expectation in expectations]
+
+
+def _observed(expectation: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """What is worth publishing of one result."""
+    observed = {
+        key: result["result"][key]
+        for key in ("observed_value", "element_count", "unexpected_count", "unexpected_percent", "missing_count")
+        if result["result"].get(key) is not None
+    }
+    if result["result"].get("unexpected_count"):
+        rows = result["result"].get("partial_unexpected_index_list") or [None]
+        named = isinstance(rows[0], dict)
+        observed["examples"] = rows if named else result["result"]["partial_unexpected_list"]
+    if error := _error(result["exception_info"]):
+        observed["error"] = error
+    return {**expectation, "success": bool(result["success"]), "observed": observed}
+
+
+def _error(info: dict[str, Any]) -> str | None:
+    """The first message of GX's exception records: one record, or one a metric; their traces hold paths."""
+    for one in (info, *(value for value in info.values() if isinstance(value, dict))):
+        if one.get("raised_exception"):
+            return re.sub(r"\s+", " ", str(one["exception_message"])).removeprefix("Error: ")
+    return None
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    seen = result["observed"]
+    if "error" in seen:
+        observed = f"it could not be computed ({seen['error']})"
+    elif "unexpected_count" in seen:
+        examples = ", ".join(_example(value) for value in seen.get("examples", []))
+        observed = f"{seen['unexpected_count']:,} of {seen['element_count']:,} differ, such as {examples}"
+    else:
+        observed = f"observed {seen.get('observed_value')}"
+    wanted = ", ".join(f"{key} {value}" for key, value in result["kwargs"].items() if key not in _COLUMN_KWARGS)
+    expected = f"; expected {wanted}" if wanted else ""
+    return f"{result['meta']['name']}: {result['meta']['says']}: {observed}{expected}"
+
+
+def _example(value: object) -> str:
+    return " ".join(f"{key} {value[key]}" for key in sorted(value)) if isinstance(value, dict) else str(value)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

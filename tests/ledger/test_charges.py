@@ -1,0 +1,176 @@
+"""One charge a key, refused exactly at the limit, in words that help."""
+
+from collections.abc import Callable
+
+import pytest
+
+from cadp.errors import BudgetExceeded, LedgerError, PrivacyError
+from cadp.ledger import Charge, Ledger, Population, State
+from cadp.ledger.accounts import replace_total
+from cadp.ledger.charges import counted
+from cadp.privacy.accountant import DeltaEvent, GaussianEvent, PureEvent, cap, curve
+from tests.ledger.places import Place, add_population, seal_all
+
+Pay = Callable[..., Charge]
+
+
+def test_the_same_request_is_the_same_charge(ledger: Ledger, pay: Pay) -> None:
+    first = pay("train", part="model", sizes=(1, 2))
+    assert first.state is State.RESERVED
+    assert pay("train", part="model", sizes=(1, 2)) == first
+    assert ledger.charges() == [first]
+    assert ledger.budget("people").spent == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"part": "other"}, "other parameters"),
+        ({"event": PureEvent(0.25)}, "another event"),
+        ({"release": "r/2"}, "release r/1, not r/2"),
+    ],
+)
+def test_a_key_is_never_charged_for_something_else(
+    ledger: Ledger, pay: Pay, change: dict[str, object], word: str
+) -> None:
+    pay("train", part="model")
+    with pytest.raises(LedgerError, match=word):
+        pay("train", **{"part": "model"} | change)
+    assert len(ledger.charges()) == 1
+
+
+def test_a_pure_limit_is_reached_exactly_and_never_passed(ledger: Ledger) -> None:
+    add_population(ledger, "exact", epsilon=1.0, delta=1e-9)
+    for i in range(4):
+        ledger.charge("exact", release="r", key=str(i), event=PureEvent(0.25), parameters={})
+    assert ledger.budget("exact").left == 0
+    with pytest.raises(BudgetExceeded):
+        ledger.charge("exact", release="r", key="more", event=PureEvent(1e-6), parameters={})
+    assert ledger.budget("exact").spent == 1.0
+    # Nothing costs nothing, even then.
+    ledger.charge("exact", release="r", key="free", event=PureEvent(0.0), parameters={})
+    ledger.check()
+
+
+def test_gaussians_fit_to_the_last_micro_nat_of_one_order(ledger: Ledger, population: Population) -> None:
+    event, total, count = GaussianEvent(0.2), curve(PureEvent(0.0)), 0
+    caps = cap(population.epsilon, population.delta)
+    while any(m is not None and m <= c for m, c in zip((total + curve(event)).micro, caps, strict=True)):
+        total, count = total + curve(event), count + 1
+    for i in range(count):
+        ledger.charge("people", release="r", key=str(i), event=event, parameters={})
+    with pytest.raises(BudgetExceeded):
+        ledger.charge("people", release="r", key="more", event=event, parameters={})
+    assert count > 30
+    assert ledger.budget("people").spent == total.epsilon(population.delta) <= population.epsilon
+
+
+def test_additive_delta_has_its_own_column_and_its_own_cap(ledger: Ledger, population: Population) -> None:
+    half = DeltaEvent(population.delta / 20)
+    ledger.charge("people", release="r", key="1", event=half, parameters={})
+    ledger.charge("people", release="r", key="2", event=half, parameters={})
+    with pytest.raises(BudgetExceeded, match=r"no ε holds at δ 1e-06"):
+        ledger.charge("people", release="r", key="3", event=DeltaEvent(1e-18), parameters={})
+    assert ledger.budget("people").spent_additive_delta == pytest.approx(1e-7)
+
+
+def test_an_event_without_any_finite_order_is_refused(ledger: Ledger, population: Population) -> None:
+    with pytest.raises(BudgetExceeded):
+        ledger.charge("people", release="r", key="1", event=GaussianEvent(1e6), parameters={})
+    with pytest.raises(LedgerError, match="replace-one, not zero-out"):
+        ledger.charge("people", release="r", key="1", event=PureEvent(0.1, relation="zero-out"), parameters={})
+    with pytest.raises(PrivacyError):
+        ledger.charge("people", release="r", key="1", event=PureEvent(float("nan")), parameters={})
+
+
+def test_a_refusal_says_asked_left_difference_and_who_holds_the_budget(ledger: Ledger, pay: Pay) -> None:
+    seal_all(ledger, pay("a", event=PureEvent(5.0)))
+    ledger.publish("r/1")
+    pay("b", release="r/2", event=PureEvent(2.0))
+    with pytest.raises(BudgetExceeded) as refusal:
+        pay("c", release="r/3", event=PureEvent(1.5))
+    assert refusal.value.exit_code == 3
+    text = str(refusal.value)
+    assert "asked 1.50 more (ε 1.50 alone), left 1.00; ε would become 8.50, 0.50 too much" in text
+    assert "Spent ε 7.00, limit ε 8.00 at δ 1e-06" in text
+    assert "r/1 5.00 (PUBLISHED), r/2 2.00 (RESERVED)" in text
+    assert [charge.key for charge in ledger.charges()] == ["a", "b"]
+
+
+def test_every_refused_charge_would_pass_the_limit_in_words_too(ledger: Ledger, pay: Pay) -> None:
+    pay("a", event=GaussianEvent(1.0))
+    for event in (PureEvent(7.9), GaussianEvent(1.3), PureEvent(3.0)):
+        quote = ledger.quote("people", event)
+        assert quote.fits == (quote.after <= quote.limit)
+        if quote.fits:
+            continue
+        with pytest.raises(BudgetExceeded):
+            pay("b", event=event)
+
+
+def test_another_population_has_its_own_budget(ledger: Ledger, pay: Pay) -> None:
+    pay("a", event=PureEvent(8.0))
+    add_population(ledger, "others")
+    ledger.charge("others", release="r/1", key="a", event=PureEvent(8.0), parameters={})
+    assert [ledger.budget(name).left for name in ("people", "others")] == [0.0, 0.0]
+    with pytest.raises(LedgerError, match="no population 'nobody': known are others, people"):
+        ledger.charge("nobody", release="r/1", key="a", event=PureEvent(0.1), parameters={})
+
+
+def test_a_second_version_adds_up_and_a_closed_one_takes_nothing(ledger: Ledger, pay: Pay) -> None:
+    seal_all(ledger, pay("a", release="r/1", event=PureEvent(3.0)))
+    ledger.publish("r/1")
+    with pytest.raises(LedgerError, match=r"release r/1 is closed .* PUBLISHED"):
+        pay("b", release="r/1")
+    pay("b", release="r/2", event=PureEvent(3.0))
+    budget = ledger.budget("people", release="r/2")
+    assert (budget.spent, budget.left) == (6.0, 2.0)
+    assert [(s.release, s.epsilon, s.charges) for s in budget.releases] == [("r/2", 3.0, 1)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
+def test_parameters_are_plain_json(pay: Pay, value: object) -> None:
+    with pytest.raises(LedgerError, match="plain JSON"):
+        pay("a", value=value)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "\0"])
+def test_names_are_printable(pay: Pay, name: str) -> None:
+    with pytest.raises(LedgerError, match="printable"):
+        pay(name)
+
+
+def test_totals_that_changed_since_they_were_read_are_never_overwritten(ledger: Ledger, pay: Pay) -> None:
+    from cadp.ledger.accounts import read_account
+
+    pay("a")
+    with ledger._database.read() as connection:
+        stale = read_account(connection, 1)
+    pay("b")
+    with pytest.raises(LedgerError, match="changed while it was read"), ledger._database.write() as connection:
+        replace_total(connection, stale, stale.spent)
+    ledger.check()
+
+
+def test_the_database_itself_refuses_totals_beyond_the_caps(ledger: Ledger, pay: Pay) -> None:
+    from cadp.ledger.accounts import read_account
+
+    pay("a")
+    for too_much in (PureEvent(9.0), DeltaEvent(1e-6)):
+        with (
+            pytest.raises(LedgerError, match="CHECK constraint failed"),
+            ledger._database.write() as connection,
+        ):
+            account = read_account(connection, 1)
+            replace_total(connection, account, account.spent + curve(too_much))
+    assert counted(ledger.charges()) == curve(PureEvent(0.5))
+    ledger.check()
+
+
+def test_history_holds_everything_in_order(place: Place, ledger: Ledger, pay: Pay) -> None:
+    charge = pay("a")
+    seal_all(ledger, charge)
+    ledger.publish("r/1")
+    kinds = [entry.kind for entry in ledger.history()]
+    assert kinds == ["ledger", "population", "charge", "begin", "finish", "publish"]
+    assert [file.read_bytes() for file in place.anchor_files()] == [entry.anchor for entry in ledger.history()]

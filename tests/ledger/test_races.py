@@ -1,0 +1,136 @@
+"""Processes and threads that race for one budget get exactly what it holds, and the race can tell."""
+
+import json
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cadp.errors import BudgetExceeded, SealConflict
+from cadp.ledger import Ledger
+from cadp.privacy.accountant import Curve, PureEvent, admissible, curve
+from tests.ledger.places import SHA, Place, add_population
+
+LIMIT, EVENT = (8.0, 1e-6), PureEvent(0.5)
+RACER = Path(__file__).with_name("racer.py")
+
+
+def most_charges() -> int:
+    total, count = Curve.zero(), 0
+    while admissible(total + curve(EVENT), *LIMIT):
+        total, count = total + curve(EVENT), count + 1
+    return count
+
+
+def race(place: Place, processes: int, weakness: str) -> tuple[int, list[str]]:
+    """Let processes charge until each is refused; return the charges that the ledger holds and the errors they met."""
+    with place.open() as ledger:
+        add_population(ledger, "people", *LIMIT)
+    command = [sys.executable, str(RACER), place.url, str(place.anchors_folder)]
+    racers = [
+        subprocess.Popen([*command, f"racer-{i}", weakness], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(processes)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    results = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
+    with place.open() as ledger:
+        held = len(ledger.charges())
+        if weakness == "none":
+            assert sum(result["admitted"] for result in results) == held
+            assert len(place.anchor_files()) == held + 2
+            ledger.check()
+    return held, [error for result in results for error in result["errors"]]
+
+
+def test_eight_processes_get_exactly_what_fits(place: Place) -> None:
+    assert race(place, 8, "none") == (most_charges(), [])
+
+
+@pytest.mark.parametrize("weakness", ["deferred", "driver-default"])
+def test_without_isolation_the_second_line_holds_and_the_race_notices(place: Place, weakness: str) -> None:
+    held, errors = race(place, 3, weakness)
+    assert errors, "the race did not meet the missing isolation"
+    assert held <= most_charges()
+
+
+def test_without_both_lines_the_race_overspends(place: Place) -> None:
+    held, _ = race(place, 3, "driver-default, no second line")
+    assert held > most_charges()
+
+
+def test_threads_of_one_ledger_get_exactly_what_fits(place: Place, ledger: Ledger) -> None:
+    add_population(ledger, "people", *LIMIT)
+
+    def charge(i: int) -> bool:
+        try:
+            ledger.charge("people", release="r", key=str(i), event=EVENT, parameters={})
+        except BudgetExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        admitted = sum(threads.map(charge, range(2 * most_charges())))
+    assert admitted == most_charges() == len(ledger.charges())
+    ledger.check()
+
+
+def test_threads_that_ask_for_the_same_charge_get_one(ledger: Ledger) -> None:
+    add_population(ledger)
+    with ThreadPoolExecutor(8) as threads:
+        found = set(
+            threads.map(
+                lambda _: ledger.charge("people", release="r", key="k", event=EVENT, parameters={}).id, range(24)
+            )
+        )
+    assert len(found) == len(ledger.charges()) == 1
+
+
+def test_threads_that_fight_for_ranges_seal_each_once(ledger: Ledger) -> None:
+    add_population(ledger)
+    charge = ledger.charge("people", release="r", key="k", event=EVENT, parameters={})
+    ledger.begin(charge.id)
+
+    def work(i: int) -> int:
+        try:
+            lease = ledger.lease(charge.id, i % 6, f"worker {i}", 60 if i % 3 else 0.001)
+            ledger.seal(lease, key=f"attempt {i}", sha256=SHA, facts={})
+        except SealConflict:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(8) as threads:
+        sealed = sum(threads.map(work, range(48)))
+    assert sealed == 6 == len(ledger.seals(charge.id))
+    ledger.finish(charge.id, 6)
+
+
+def test_a_ledger_travels_to_another_process_by_its_address(ledger: Ledger) -> None:
+    add_population(ledger)
+    with pickle.loads(pickle.dumps(ledger)) as copy:
+        copy.charge("people", release="r", key="k", event=EVENT, parameters={})
+    assert len(ledger.charges()) == 1
+
+
+def test_a_fork_drops_what_it_inherited(ledger: Ledger) -> None:
+    import os
+
+    add_population(ledger)
+    child = os.fork()
+    if child == 0:
+        try:
+            ledger.charge("people", release="child", key="child", event=EVENT, parameters={})
+        finally:
+            os._exit(0)
+    ledger.charge("people", release="parent", key="parent", event=EVENT, parameters={})
+    os.waitpid(child, 0)
+    assert {charge.key for charge in ledger.charges()} == {"child", "parent"}
+    ledger.check()

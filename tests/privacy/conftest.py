@@ -1,0 +1,14 @@
+"""Fixtures of the privacy tests: a repeatable source of bits, so that a statistical test never fails by chance."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cadp.privacy import bits
+
+
+@pytest.fixture
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feed the samplers from a fixed generator instead of the operating system, in tests only."""
+    monkeypatch.setattr(bits, "os", SimpleNamespace(urandom=np.random.default_rng(7).bytes))
