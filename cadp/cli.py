@@ -110,7 +110,7 @@ def verify(
     from cadp.publish.sign import load_public
     from cadp.publish.verify import verify as check
 
-    paths = key or sorted(Settings.load().keys_dir.glob("*.pub.pem"))
+    paths = key or sorted(Settings.load().keys_dir.glob("*.pub"))
     verified = check(url, [load_public(path) for path in paths])
     facts = {
         "release": verified.release,

@@ -4,11 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cadp.errors import CadpError
+from cadp.publish.sign import load_signer
 from cadp.reporter import Reporter
 from cadp.steps.budgets import budget_row
 from cadp.steps.job import Job, Step
 from cadp.steps.privatize import PrivatizeStep
-from cadp.steps.publish import PublishStep, is_published, published_facts
+from cadp.steps.publish import PublishStep, is_published, published_facts, signing_key_path
 from cadp.steps.shard import ShardStep
 from cadp.steps.train import TrainStep
 from cadp.steps.validate import ValidateStep, accuracy_line, gate_answer
@@ -19,10 +20,15 @@ STEPS: tuple[Step, ...] = (ShardStep(), TrainStep(), PrivatizeStep(), ValidateSt
 
 
 def remaining_steps(job: Job) -> tuple[Step, ...]:
-    """Return the steps to iterate: all of them, or none for a version that is published already."""
+    """Return the steps to iterate: all of them, or none for a version that is published already.
+
+    Raises:
+        CadpError: the public zone cannot be reached or the signing key is missing: better now than when all is spent.
+    """
     if is_published(job.public):
         job.ledger.publish(job.spec.release)  # a crash after the manifest left this undone; otherwise it is done
         return ()
+    load_signer(signing_key_path(job.settings))
     return STEPS
 
 

@@ -6,9 +6,10 @@ Nothing that a reporter receives may hold private data beyond what the operator 
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+T = TypeVar("T")
 
 
 class Advance(Protocol):
@@ -54,6 +57,14 @@ class Reporter(Protocol):
 
     def event(self, kind: str, message: str) -> None:
         """Say that something happened: `charged`, `sealed`, `refused`, `withheld`, `published` …"""
+
+
+def counted(items: Iterable[T], advance: Advance, every: int = 100) -> Iterator[T]:
+    """Pass items on, and tell `advance` of them by the hundred: a bar is not worth a call an item."""
+    source = iter(items)
+    while some := list(islice(source, every)):
+        yield from some
+        advance(len(some))
 
 
 class Silent:
@@ -144,8 +155,8 @@ class ConsoleReporter(Silent):
 
     def figure(self, key: str, title: str, value: str) -> None:
         """Print the figure."""
-        self.console.print(f"{title}: [bold]{value}[/bold]", highlight=False)
+        self.console.print(f"{title}: [bold]{value}[/bold]", highlight=False, soft_wrap=True)
 
     def event(self, kind: str, message: str) -> None:
         """Print the event as one line."""
-        self.console.print(f"[dim]{kind:>10}[/dim]  {message}", highlight=False)
+        self.console.print(f"[dim]{kind:>10}[/dim]  {message}", highlight=False, soft_wrap=True)

@@ -106,7 +106,7 @@ def _read(store: Store, key: str, sha256: str, limit: int) -> bytes:
 def _parse(data: bytes, digest: str) -> dict[str, object]:
     try:
         record = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested a thousand deep, it is no record either
         raise CheckpointRefused(f"checkpoint {digest[:12]}…: the record is not JSON: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         schema = record.get("schema") if isinstance(record, dict) else None
@@ -129,7 +129,7 @@ def _check_privacy(privacy: object) -> dict[str, object]:
         raise CheckpointRefused("a privacy record holds the event of its training")
     try:
         event = Event.from_json(privacy["event"])
-    except PrivacyError as error:
+    except (PrivacyError, RecursionError) as error:
         raise CheckpointRefused(f"privacy record without a sound event: {error}") from error
     if event.relation != RELATION:
         raise CheckpointRefused(f"privacy record's event is under {event.relation!r}, not {RELATION!r}")

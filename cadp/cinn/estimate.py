@@ -11,33 +11,38 @@ SHRINKAGE = 0.15
 SMALLEST_EIGENVALUE = 0.05
 
 
-def class_means(sums: Array, noise: float, counts: NDArray[np.int64]) -> Array:
+def class_means(sums: Array, noise: float, counts: NDArray[np.int64], radius: float) -> Array:
     """Noisy class sums `(classes, D)` to class means, drawn towards the common mean as far as noise explains them.
 
-    The weight of a class's own mean is the positive-part James–Stein factor 1 − v/s, with v the variance of the noise
-    in its mean (`noise` is the standard deviation of one entry of a sum) and s the observed mean square distance from
-    the common mean; a class without records takes the common mean.
+    A class's own mean has weight s / (s + v): v is the variance of the noise in it (`noise` is the standard deviation
+    of one entry of a sum), s what the observed mean square distance from the common mean leaves after v. That is the
+    positive-part James–Stein factor, but for one thing: every summand is non-negative and within `radius`, so two means
+    are at most √2·radius apart and s at most 2·radius²/D. Without that bound a class of one record would take a share of
+    its noise. A class without records takes the common mean, which lies within `radius` as well.
     """
-    total = max(int(counts.sum()), 1)
-    common = sums.sum(axis=0) / total
+    common = sums.sum(axis=0) / max(int(counts.sum()), 1)
+    common *= radius / max(float(np.linalg.norm(common)), radius)
     size = np.maximum(counts, 1)[:, None]
     distance = sums / size - common
     explained = (noise / size) ** 2
     observed = np.square(distance).mean(axis=1, keepdims=True)
-    weight = np.maximum(observed - explained, 0.0) / np.maximum(observed, np.finfo(np.float64).tiny)
+    signal = np.clip(observed - explained, 0.0, 2 * radius**2 / sums.shape[1])
+    weight = signal / np.maximum(signal + explained, np.finfo(np.float64).tiny)
     return np.asarray(common + np.where(counts[:, None] > 0, weight, 0.0) * distance, dtype=np.float64)
 
 
-def principal_axes(covariance: Array, content: int, noise: float) -> tuple[Array, Array]:
+def principal_axes(covariance: Array, content: int, noise: float, radius: float) -> tuple[Array, Array]:
     """Eigenvectors of a noisy `(D, D)` covariance as the rows of a rotation, and `content` standard deviations.
 
     Rows are ordered by noisy variance, largest first. Variances are floored at half the edge of the noise's spectrum,
-    `noise·√D` for symmetric noise of standard deviation `noise` an entry (Wigner: the edge is 2·noise·√D).
+    `noise·√D` for symmetric noise of standard deviation `noise` an entry (Wigner: the edge is 2·noise·√D), and scaled
+    down together to a sum of at most `radius²`, which no covariance of vectors within `radius` exceeds.
     """
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
-    floor = max(SMALLEST_STD**2, noise * np.sqrt(len(values)))
-    return np.ascontiguousarray(vectors.T), np.sqrt(np.maximum(values[:content], floor))
+    variances = np.maximum(values[:content], noise * np.sqrt(len(values)))
+    variances *= radius**2 / max(float(variances.sum()), radius**2)
+    return np.ascontiguousarray(vectors.T), np.sqrt(np.maximum(variances, SMALLEST_STD**2))
 
 
 def class_factors(covariances: Array, noise: Array) -> Array:

@@ -86,6 +86,9 @@ class _Fit:
         seen = np.zeros_like(self.counts)
         with self.reporter.progress(label, self.total, "records") as advance:
             for batch in self.batches():
+                if batch.images.dtype != np.uint8:
+                    # Not a formality: the sensitivity of the class sums rests on pixels that are not negative.
+                    raise PrivacyError(f"images of {batch.images.dtype}: the fit takes 8-bit images, uint8")
                 if batch.images.shape[1:] != self.architecture.shape:
                     raise PrivacyError(f"images of {batch.images.shape[1:]}, the plan is for {self.architecture.shape}")
                 for start in range(0, len(batch), CHUNK):
@@ -119,7 +122,8 @@ class _Fit:
             sums += add.class_sums(self._steps(pixels, valid, query), labels, size, query.radius)
         noisy = torch.from_numpy(with_noise(sums, query) * self.plan.step)
         low = self.flow.cosine(noisy, torch.arange(size))[0][:, : self.architecture.low_dims]
-        means = class_means(low.numpy(), query.sigma * self.plan.step, self.counts)
+        step = self.plan.step
+        means = class_means(low.numpy(), query.sigma * step, self.counts, query.radius * step)
         self.flow.shift.mean.copy_(torch.from_numpy(means))
 
     def _fit_rotation(self) -> NDArray[np.float64]:
@@ -132,7 +136,8 @@ class _Fit:
         unit = self.plan.step**2 / max(self.total, 1)
         noisy = with_symmetric_noise(sums, query).astype(np.float64) * unit
         # Most entries are off the diagonal, where the noise is smaller by √2.
-        axes, stds = principal_axes(noisy, self.architecture.content, query.sigma * unit / math.sqrt(2))
+        noise, radius = query.sigma * unit / math.sqrt(2), query.radius * self.plan.step
+        axes, stds = principal_axes(noisy, self.architecture.content, noise, radius)
         self.flow.rotation.weight.copy_(torch.from_numpy(axes))
         return stds
 
@@ -152,13 +157,14 @@ class _Fit:
             energies += add.class_energies(
                 rest, classes, size, band_of=self.bands, bands=self.architecture.bands, bound=third.radius
             )
-        count = np.maximum(self.counts, 1)
-        unit = self.plan.step**2 / count
+        square = self.plan.step**2
+        unit = square / np.maximum(self.counts, 1)
         noisy = with_symmetric_noise(outer, second) * unit[:, None, None]
         factors = stds[:, None] * class_factors(noisy, second.sigma * unit / math.sqrt(2))
         self.flow.whitening.lower.copy_(torch.from_numpy(np.tril(factors, -1)))
         self.flow.whitening.log_diagonal.copy_(torch.from_numpy(np.log(np.diagonal(factors, axis1=1, axis2=2))))
-        bands = with_noise(energies, third) * unit[:, None]
+        noisy = with_noise(energies, third) * square
+        bands = class_means(noisy, third.sigma * square, self.counts, third.bound * square)
         scales = residual_stds(bands, self.flow.rotation.weight.numpy(), k, self.bands)
         self.flow.scale.log_scale.copy_(torch.from_numpy(np.log(scales)))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cadp.cinn.architecture import Architecture, Shape
+from cadp.cinn.contributions import check_total
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import calibrate_gaussian, curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event, GaussianEvent
@@ -18,6 +19,9 @@ WITHIN = 19 / 64
 RESIDUAL = WITHIN / 2
 # Every clipped vector is rounded to this lattice: a quarter of an 8-bit grey level.
 STEP = 2.0**-10
+# Where noise would be too wide for exact sampling and 64-bit sums, the lattice is made coarser, up to one grey level.
+COARSEST_STEP = 2.0**-8
+WIDEST_SIGMA = 2.0**39
 # Noise multipliers in proportion: class means : covariance : class covariances : residual energies. Means and energies
 # are sums of large, well-averaged numbers and bear more noise than a covariance of hundreds of entries.
 WEIGHTS = (4.0, 1.0, 1.75, 6.0)
@@ -95,7 +99,7 @@ class MomentsPlan:
     covariance: Query
     class_covariance: Query
     residual: Query
-    step: float = STEP
+    step: float
 
     @classmethod
     def calibrate(
@@ -111,12 +115,16 @@ class MomentsPlan:
         """The plan that costs at most `epsilon` at `delta` by the accountant, replace-one.
 
         Raises:
-            PrivacyError: ε, δ or a count is out of range.
+            PrivacyError: ε, δ or a count is out of range, or ε is too small for any answer at this δ and shape.
         """
+        if not (math.isfinite(epsilon) and epsilon > 0 and 0 < delta < 1):
+            raise PrivacyError(f"training at ε = {epsilon}, δ = {delta}: ε is positive and finite, δ between 0 and 1")
         if units < 1 or max_records_per_unit < 1:
             raise PrivacyError(f"units {units} and records per unit {max_records_per_unit} must be at least 1")
         architecture = choose_architecture(epsilon, shape, classes, units)
         mu = calibrate_gaussian(epsilon, delta)
+        if mu == 0:
+            raise PrivacyError(f"training at ε = {epsilon} buys no answer at δ = {delta:.0e}: raise ε or δ")
         plan = cls.split(mu, architecture, units, max_records_per_unit)
         # Four events round up four times; give back the last digits.
         while curve(plan.event()).epsilon(delta) > epsilon:
@@ -126,17 +134,39 @@ class MomentsPlan:
 
     @classmethod
     def split(cls, mu: float, architecture: Architecture, units: int, records: int) -> "MomentsPlan":
-        """Split a total μ over the queries: multiplier wᵢ·s with Σ 1/(wᵢ·s)² = μ²."""
+        """Split a total μ over the queries: multiplier wᵢ·s with Σ 1/(wᵢ·s)² = μ².
+
+        Raises:
+            PrivacyError: so much noise, or so many records, do not fit 64-bit sums on the coarsest lattice.
+        """
+        step = STEP
+        plan = cls._on_lattice(step, mu, architecture, units, records)
+        while step < COARSEST_STEP and max(query.sigma for query in plan.queries) > WIDEST_SIGMA:
+            step *= 2
+            plan = cls._on_lattice(step, mu, architecture, units, records)
+        for query in plan.queries:
+            if query.sigma > WIDEST_SIGMA:
+                raise PrivacyError(
+                    f"the {query.name} need noise of {query.sigma:.1e} lattice units, at most {WIDEST_SIGMA:.1e} is "
+                    f"exact: raise ε, or lower the records per unit ({records})"
+                )
+            check_total(units * records, query.bound)
+        return plan
+
+    @classmethod
+    def _on_lattice(
+        cls, step: float, mu: float, architecture: Architecture, units: int, records: int
+    ) -> "MomentsPlan":
         scale = math.sqrt(sum(1 / weight**2 for weight in WEIGHTS)) / mu
         root = math.sqrt(architecture.dims)
         radii = (PIXELS * root, WITHIN * root, math.sqrt(architecture.content), RESIDUAL * root)
         names = ("class means", "covariance", "class covariances", "residual energies")
         powers: tuple[Literal[1, 2], ...] = (1, 2, 2, 2)
         mean, covariance, class_covariance, residual = (
-            Query(name, power, math.ceil(radius / STEP), weight * scale, records)
+            Query(name, power, math.ceil(radius / step), weight * scale, records)
             for name, power, radius, weight in zip(names, powers, radii, WEIGHTS, strict=True)
         )
-        return cls(architecture, units, mean, covariance, class_covariance, residual)
+        return cls(architecture, units, mean, covariance, class_covariance, residual, step)
 
     @property
     def content(self) -> int:

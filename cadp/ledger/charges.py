@@ -53,7 +53,7 @@ def make_charge(
 
     Raises:
         BudgetExceeded: it does not fit; nothing is written.
-        LedgerError: the key is taken for something else, or the release is closed.
+        LedgerError: the key is taken for something else, or the release is abandoned or published.
     """
     name_text("a release", release)
     name_text("a charge's key", key)
@@ -61,6 +61,8 @@ def make_charge(
     population_id, owner = find_population(connection, population)
     if cost.relation != owner.relation:
         raise LedgerError(f"population {population} is charged under {owner.relation}, not {cost.relation}")
+    # An abandoned release gets nothing, not even the charges that it has: whoever still works on it must stop.
+    _refuse_closed(connection, release, State.BURNED, "this version was abandoned and what it charged stays spent")
     same_key = _charges().where(
         schema.charges.c.population_id == population_id,
         schema.charges.c.key == key,
@@ -69,7 +71,7 @@ def make_charge(
     row = connection.execute(same_key).one_or_none()
     if row is not None:
         return _require_same(row, release, event_text, parameters_text)
-    _require_open(connection, release)
+    _refuse_closed(connection, release, State.PUBLISHED, "this version is published and its statement is final")
     account = read_account(connection, population_id)
     total = account.spent + cost
     if not account.admits(total):
@@ -195,14 +197,12 @@ def _require_same(row: Row[Any], release: str, event_text: str, parameters_text:
     return _charge(row)
 
 
-def _require_open(connection: Connection, release: str) -> None:
-    """A release that was published or abandoned is closed: its statement, or its end, is final."""
+def _refuse_closed(connection: Connection, release: str, end: State, why: str) -> None:
+    """Refuse a release of which any charge, of any population, has come to `end`."""
     closed = connection.execute(
-        select(schema.charges.c.id, schema.charges.c.state).where(
-            schema.charges.c.release == release, schema.charges.c.state.in_([State.PUBLISHED, State.BURNED])
-        )
+        select(schema.charges.c.id).where(schema.charges.c.release == release, schema.charges.c.state == end)
     ).first()
     if closed is not None:
         raise LedgerError(
-            f"release {release} is closed (charge {closed.id} is {closed.state}): charge a new version instead"
+            f"release {release} is closed: {why} (charge {closed.id} is {end}); give the release a new version"
         )

@@ -148,11 +148,12 @@ class Ledger:
     ) -> Charge:
         """Charge an event once per (population, key); committed and anchored when this returns.
 
-        The same call again returns the same charge, whatever its state; a voided charge frees its key.
+        The same call again returns the same charge, until the release is abandoned; a voided charge frees its key.
 
         Raises:
             BudgetExceeded: it does not fit; the message has requested, left, difference and the holders.
-            LedgerError: the key is taken for another event, release or parameters, or the release is closed.
+            LedgerError: the key is taken for another event, release or parameters; the release was abandoned; or it
+                is published and this would be one more charge.
         """
         with self._chain.recording() as connection:
             return charges.make_charge(
@@ -219,7 +220,7 @@ class Ledger:
             return find_seals(connection, charge_id)
 
     def finish(self, charge_id: str, ranges: int) -> None:
-        """Close a charge whose ranges are all sealed: RUNNING → SEALED; sealed already is fine."""
+        """Close a charge whose ranges are all sealed: RUNNING → SEALED; finished already is fine."""
         with self._chain.recording() as connection:
             finish_charge(connection, charge_id, ranges)
 

@@ -20,7 +20,7 @@ def process_owner(worker: str = "") -> str:
 def is_dead(owner: str) -> bool:
     """Return whether `owner` is surely a process of this machine that is gone; any doubt means it lives."""
     parts = owner.split("|")
-    if len(parts) < 3 or parts[0] != _machine() or not parts[1].isdigit():
+    if len(parts) < 3 or parts[0] != _machine() or not (parts[1].isascii() and parts[1].isdigit()):
         return False
     pid = int(parts[1])
     try:

@@ -145,7 +145,8 @@ def _same(found: Population, wanted: Population) -> Population:
     if differing:
         raise LedgerError(
             f"population {found.name} exists with other parameters: {'; '.join(differing)}. Its limit and its source "
-            f"can never change; another source needs another name"
+            f"can never change: go on under ε {found.epsilon:g}, δ {found.delta:g} (`cadp budget show`); another "
+            f"source needs another name"
         )
     return found
 

@@ -2,6 +2,10 @@
 
 A lease is only an appointment: it keeps two workers from doing the same range twice. Soundness is the token's and the
 seal's: every lease of a range has a higher token than the last, only the highest can seal, and a range has one seal.
+
+So leases may go by the wall clock. A clock that is set forward ends them early and a range is done twice, of which one
+output is deleted unread; one that is set back makes others wait longer, but never for more than `LONGEST_LEASE`: a
+lease that seems to last longer was taken under another clock and is over.
 """
 
 import json
@@ -19,6 +23,11 @@ from cadp.ledger.canonical import canonical, name_text, plain, utc_now
 from cadp.ledger.charges import get_charge, move
 from cadp.ledger.owner import is_dead
 from cadp.ledger.states import State
+
+LONGEST_LEASE = 3600.0
+"""Seconds. Work that takes longer renews its lease."""
+
+_MOST_RANGES = 2**31
 
 
 class LeaseHeld(SealConflict):
@@ -81,8 +90,10 @@ def take_lease(connection: Connection, charge_id: str, range_id: int, owner: str
         LedgerError: the charge is not running, or the lease makes no sense.
     """
     name_text("an owner", owner)
-    if type(range_id) is not int or range_id < 0 or not 0 < seconds < 1e6:
-        raise LedgerError(f"a lease needs a range >= 0 and 0 to 1e6 seconds, not {range_id!r} and {seconds!r}")
+    if type(range_id) is not int or not 0 <= range_id < _MOST_RANGES or not 0 < seconds <= LONGEST_LEASE:
+        raise LedgerError(
+            f"a lease needs a range >= 0 and up to {LONGEST_LEASE:g} seconds, not {range_id!r} and {seconds!r}"
+        )
     _require_running(connection, charge_id, range_id)
     if _seal_row(connection, charge_id, range_id) is not None:
         raise SealConflict(f"range {range_id} of charge {charge_id} is sealed already: read its seal instead")
@@ -93,7 +104,7 @@ def take_lease(connection: Connection, charge_id: str, range_id: int, owner: str
         connection.execute(schema.ranges.insert().values(**_columns(lease)))
         return lease
     left = row.expires_ms / 1000 - now
-    if left > 0 and row.owner != owner and not is_dead(row.owner):
+    if 0 < left <= LONGEST_LEASE and row.owner != owner and not is_dead(row.owner):
         raise LeaseHeld(
             f"range {range_id} of charge {charge_id} is leased to {row.owner} for another {left:.0f} s: wait for it",
             owner=row.owner,
@@ -161,12 +172,12 @@ def find_seals(connection: Connection, charge_id: str) -> dict[int, Seal]:
 
 
 def finish_charge(connection: Connection, charge_id: str, ranges: int) -> None:
-    """Take a running charge whose ranges 0 … `ranges` − 1 are all sealed to SEALED; done already is fine.
+    """Take a running charge whose ranges 0 … `ranges` − 1 are all sealed to SEALED; finished already is fine.
 
     Raises:
         LedgerError: a range is not sealed, a seal is beyond them, or the charge is not running.
     """
-    if type(ranges) is not int or ranges < 1:
+    if type(ranges) is not int or not 0 < ranges <= _MOST_RANGES:
         raise LedgerError(f"a charge has at least one range, not {ranges!r}")
     sealed = set(find_seals(connection, charge_id))
     missing, extra = sorted(set(range(ranges)) - sealed), sorted(sealed - set(range(ranges)))
@@ -175,7 +186,7 @@ def finish_charge(connection: Connection, charge_id: str, ranges: int) -> None:
         raise LedgerError(
             f"charge {charge_id} cannot finish with {ranges} ranges: {len(which)} are {what}, the first is {which[0]}"
         )
-    if get_charge(connection, charge_id).state is not State.SEALED:
+    if get_charge(connection, charge_id).state not in (State.SEALED, State.PUBLISHED):
         move(connection, charge_id, State.SEALED, "finish", {"ranges": ranges})
 
 

@@ -43,5 +43,16 @@ def require_step(charge: str, now: State, wanted: State) -> None:
         LedgerError: names the charge and both states.
     """
     if wanted not in _NEXT[now]:
-        allowed = ", ".join(sorted(_NEXT[now])) or "no other state"
-        raise LedgerError(f"charge {charge} is {now} and cannot become {wanted}: from {now} it can become {allowed}")
+        raise LedgerError(f"charge {charge} is {now} and cannot become {wanted}: {_next_step(now)}")
+
+
+def _next_step(now: State) -> str:
+    match now:
+        case State.BURNED:
+            return "this version was abandoned; give the release a new version"
+        case State.PUBLISHED:
+            return "this version is published for good; give the release a new version"
+        case State.VOIDED:
+            return "it was taken back; charge its key again"
+        case _:
+            return f"from {now} it can become {', '.join(sorted(_NEXT[now]))}"

@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from cadp.errors import PrivacyError
 from cadp.privacy.analytic import gaussian_epsilon_exact
-from cadp.privacy.events import RELATION, ComposedEvent, DeltaEvent, Event, GaussianEvent, PureEvent
+from cadp.privacy.events import RELATION, ZERO_OUT, ComposedEvent, DeltaEvent, Event, GaussianEvent, PureEvent
 from cadp.privacy.precision import decimal, float_down, reals
 
 __all__ = [
@@ -102,6 +102,8 @@ class Curve:
         for value in (*self.micro, self.delta_atto):
             if value is not None and (type(value) is not int or value < 0):
                 raise PrivacyError(f"a curve holds integers >= 0, not {value!r}")
+        if self.relation not in (RELATION, ZERO_OUT):
+            raise PrivacyError(f"unknown neighbouring relation {self.relation!r}: it is {RELATION} or {ZERO_OUT}")
         if self.delta_atto is None:
             raise PrivacyError("a curve's additive delta must be a number")
 
@@ -125,7 +127,10 @@ class Curve:
         if self.delta_atto > delta_cap(delta):
             return math.inf
         totals = [m + c for m, c in zip(self.micro, _conversion(delta), strict=True) if m is not None and c is not None]
-        return max(0, min(totals)) / _MICRO if totals else math.inf
+        try:
+            return max(0, min(totals)) / _MICRO if totals else math.inf
+        except OverflowError:  # beyond the largest float: no limit holds it
+            return math.inf
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values."""

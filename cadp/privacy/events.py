@@ -5,6 +5,7 @@ add/remove are `zero-out`; an event that mixed them would have no meaning and is
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -12,6 +13,7 @@ from typing import ClassVar
 from cadp.errors import PrivacyError
 
 RELATION = "replace-one"
+_DEEPEST = 16  # compositions within compositions that are read; ours have two
 ZERO_OUT = "zero-out"
 SCHEMA = 1
 
@@ -36,13 +38,16 @@ class Event:
         raise NotImplementedError
 
     @staticmethod
-    def from_json(data: Mapping[str, object]) -> "Event":
+    def from_json(data: Mapping[str, object], depth: int = 0) -> "Event":
         """Read what `to_json` wrote. Only the kinds of this file exist; nothing is imported by name.
 
         Raises:
-            PrivacyError: another schema, an unknown kind, a missing or an extra field, or values out of range.
+            PrivacyError: another schema, an unknown kind, a missing or an extra field, values out of range, or
+                a nesting that is too deep to be ours.
         """
         kinds: dict[str, type[Event]] = {c.kind: c for c in (GaussianEvent, PureEvent, DeltaEvent, ComposedEvent)}
+        if depth > _DEEPEST:
+            raise PrivacyError(f"an event is nested more than {_DEEPEST} deep")
         kind = data.get("kind")
         if data.get("schema") != SCHEMA or not isinstance(kind, str) or kind not in kinds:
             raise PrivacyError(f"not an event of schema {SCHEMA}: {dict(data)}")
@@ -51,7 +56,7 @@ class Event:
             parts = values.get("events")
             if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
                 raise PrivacyError(f"a composed event holds a list of events, not {parts!r}")
-            values["events"] = tuple(Event.from_json(part) for part in parts)
+            values["events"] = tuple(Event.from_json(part, depth + 1) for part in parts)
         try:
             return kinds[kind](**values)  # type: ignore[arg-type]
         except TypeError as error:
@@ -134,9 +139,13 @@ class ComposedEvent(Event):
 
 
 def _number(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-        raise PrivacyError(f"an event's {what} is {value!r}: it must be a finite number >= 0")
-    return float(value)
+    # An integer beyond the floats is compared here, not converted: that would be another error than ours.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise PrivacyError(f"an event's {what} is not a finite number >= 0 but {value!r:.40}")
+    number = float(value)
+    if number < value:  # an integer beyond 2^53: its float must not be charged as less
+        number = math.nextafter(number, math.inf)
+    return number
 
 
 def _check_count(count: object) -> None:

@@ -21,6 +21,7 @@ Integers = NDArray[np.int64]
 _MARGIN = 1.0 - 2.0**-30
 _LONGEST = 1 << 20
 _FARTHEST = 2**62
+_SMALLEST_RADIUS = 2.0**-900  # below it the products of a clip would lose their digits to denormals
 
 
 def clip_l2(rows: Floats, radius: float) -> Floats:
@@ -85,7 +86,7 @@ def step_below(value: float) -> float:
 
 def _clean(rows: Floats, radius: float) -> tuple[Floats, Floats]:
     """Zero the rows that are not finite; return them with each row's largest magnitude, 1 for a zero row."""
-    if not (math.isfinite(radius) and radius > 0):
+    if not (math.isfinite(radius) and radius >= _SMALLEST_RADIUS):
         raise PrivacyError(f"the clip radius is {radius}: it must be positive and finite")
     if rows.ndim != 2 or rows.shape[1] > _LONGEST:
         raise PrivacyError(f"rows to clip must form a matrix of at most 2^20 columns, not {rows.shape}")
@@ -108,5 +109,6 @@ def _sum(rows: Floats) -> Floats:
 def _shrink(clean: Floats, scaled: Floats, largest: Floats, norm: Floats, radius: float) -> Floats:
     """Return `clean` where the norm, `norm * largest`, is safely within `radius`; else `scaled` brought there."""
     safe = np.where(norm > 0, norm, 1.0)
-    inside = norm <= radius * _MARGIN / largest
+    with np.errstate(over="ignore"):  # of a tiny row the quotient is infinite, and the row inside, as it should be
+        inside = norm <= radius * _MARGIN / largest
     return np.where(inside, clean, scaled * (radius * _MARGIN / safe))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,7 @@ from cadp.errors import PrivacyError
 from cadp.privacy import noise
 from cadp.privacy.additive import Gaussian, Laplace
 from cadp.privacy.events import RELATION, ZERO_OUT, ComposedEvent, Event
+from cadp.privacy.precision import decimal, float_down
 from cadp.privacy.privunit import PrivUnit
 
 Floats = NDArray[np.float64]
@@ -102,8 +104,10 @@ def plan_mechanism(kind: Kind, *, epsilon: float, delta: float, content_dims: in
     """
     if kind == "resample":
         return Resample()
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise PrivacyError(f"epsilon is {epsilon}: {kind} needs a positive, finite one (resample costs nothing)")
+    if not (math.isfinite(epsilon) and epsilon >= 1e-6):
+        raise PrivacyError(f"epsilon is {epsilon}: {kind} needs a finite one, at least 1e-06 (resample costs nothing)")
+    # Charges are whole micro-nats, rounded up: what is planned must fit a limit of exactly what was asked.
+    epsilon = float_down(Fraction(math.floor(decimal(epsilon) * 10**6), 10**6))
     if type(content_dims) is not int or content_dims < 1:
         raise PrivacyError(f"content_dims is {content_dims!r}: {kind} needs at least 1")
     if kind == "privunit":

@@ -4,9 +4,13 @@ The wording promises exactly what the figures do. It never calls a release "with
 bounds what one unit's data can change, no more.
 """
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+
+from cadp.privacy.precision import decimal
 
 NEIGHBOURS = (
     "Two datasets are neighbours if they differ in the contents of all records of one unit and agree in everything "
@@ -28,6 +32,7 @@ ACCESS = {
     "public": "the release's prefix: records, statement, manifest, public utility figures",
     "private": "source, shards, unsealed output, ledger, model checkpoints, operator's logs",
 }
+_LOSS = re.compile(r"(?:\b(epsilon|delta) ?=|\be ?\^) ?(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", re.IGNORECASE)
 HAZARDS = [
     "The promise is per unit: what is true of many units at once, a group or a population, can be learned.",
     "Losses add up over everything released about the same units; the cumulative figure is for this ledger only, and "
@@ -60,11 +65,15 @@ def nats(epsilon: float) -> str:
         >>> nats(8.0), nats(7.996976), nats(0.1000001)
         ('8', '7.997', '0.101')
     """
-    return f"{Decimal(-(-round(epsilon * 1_000_000) // 1000)) / 1000:f}"
+    return f"{Decimal(math.ceil(decimal(epsilon, 'epsilon') * 1000)) / 1000:f}"
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """Return five lines: who is protected, the promise, its parts, what is not protected, what is left and checked."""
+    """Return five lines: who is protected, the promise, its parts, what is not protected, what is left and checked.
+
+    The wording may change; what stays within schema 1 is how losses are written, `epsilon = 8`, `delta = 1e-06` and
+    `e^8`, and that no others are: by that, whoever checks a release years later finds them (`losses_in`).
+    """
     released = document["populations"][0]
     return [
         _who(released),
@@ -73,6 +82,24 @@ def lines(document: Mapping[str, Any]) -> list[str]:
         f"Not protected, because declared public: {'; '.join(document['unprotected'])}.",
         _budget(document, released),
     ]
+
+
+def losses_in(text: Sequence[str]) -> list[tuple[str, str]]:
+    """Return every loss that the lines of a statement write, sorted.
+
+    Example:
+        >>> losses_in(["at most e^8 times (epsilon = 8, delta = 1e-06).", "Spent: epsilon = 2.5 of 16."])
+        [('delta', '1e-06'), ('e^', '8'), ('epsilon', '2.5'), ('epsilon', '8')]
+    """
+    return sorted((name or "e^", value) for line in text for name, value in _LOSS.findall(line))
+
+
+def losses_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the losses that the lines of a statement must write, sorted: those of its figures."""
+    released = document["populations"][0]
+    figures = [released["epsilon"], released["cumulative_epsilon"], *(c["epsilon"] for c in document["components"])]
+    promise = [("e^", nats(released["epsilon"])), *[("delta", released["delta_text"])] * 2]
+    return sorted([*promise, *(("epsilon", nats(figure)) for figure in figures)])
 
 
 def _who(population: Mapping[str, Any]) -> str:

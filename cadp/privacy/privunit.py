@@ -6,7 +6,8 @@ radius is the norm of an independent normal vector, so that the result is ≈ N(
 
 *Loss.* Let P̂ be the law of one proposal as implemented, A_z the set of proposals that the implemented test puts into
 the cap of z, q̂_z = P̂(A_z). The accepted proposal has density p/q̂_z on A_z and (1 − p)/(1 − q̂_z) off it, with respect
-to P̂, for every record: the support is always the same. If |q̂_z − q| ≤ η for all z, two records differ by at most
+to P̂, for every record: the support is always the same. This needs one P̂ for every attempt: a proposal's bits must not
+tell its place in the sequence (`noise.normal_columns`). If |q̂_z − q| ≤ η for all z, two records differ by at most
 
     ε = ln max( p/(1−p) · (1−q+η)/(q−η),  (q+η)/(q−η),  (1−q+η)/(1−q−η),  (1−p)/p · (q+η)/(1−q−η) ),
 

@@ -19,10 +19,14 @@ from cadp.privacy.plain_words import (
     TRUST,
     ZERO_OUT_MEANING,
     lines,
+    losses_in,
+    losses_of,
 )
 from cadp.privacy.statement_rows import (
+    TOLERANCE,
     Component,
     Population,
+    agree,
     component_row,
     headline_row,
     number,
@@ -85,7 +89,8 @@ def statement(
         circumstances: labels, model, versions, audit.
 
     Raises:
-        PrivacyError: the components don't add up to what the ledger charged, or name a population that isn't there.
+        PrivacyError: the components don't add up to what the ledger charged, name a population that isn't there, or
+            words of the spec would be read as a loss.
     """
     by_name = {population.name: population for population in populations}
     strangers = {component.population for component in components} - set(by_name)
@@ -99,9 +104,7 @@ def statement(
     document: dict[str, object] = {
         "schema": SCHEMA,
         "kind": "privacy-statement",
-        "guarantee": "NOT PRIVATE: a seeded test run"
-        if circumstances.seeded
-        else "(epsilon, delta)-differential privacy",
+        "guarantee": SEEDED if circumstances.seeded else GUARANTEE,
         "release": {"name": name, "version": version, "date": date},
         "definition": {"relation": RELATION, "neighbours": NEIGHBOURS, "zero_out": ZERO_OUT_MEANING},
         "loss": headline_row(paid),
@@ -123,7 +126,9 @@ def statement(
         "hazards": HAZARDS,
         "versions": dict(circumstances.versions),
     }
-    document["lines"] = statement_lines(document)
+    document["lines"] = said = statement_lines(document)
+    if not circumstances.seeded and losses_in(said) != losses_of(document):
+        raise PrivacyError("a name or a reason in words writes a loss (epsilon =, delta =, e^): only figures may")
     return document
 
 
@@ -133,16 +138,19 @@ def statement_lines(document: Mapping[str, object]) -> list[str]:
 
 
 def verify_statement(document: Mapping[str, object]) -> None:
-    """Recompute every loss in a statement from the events in it.
+    """Recompute every loss in a statement from the events in it, and find those losses, and no others, in its lines.
+
+    A release outlives the program that made it. What its lines say in other words than ours is therefore left to the
+    signature; the losses in them are not.
 
     Raises:
-        VerificationFailed: a figure, a sum or a line is not what the events give, or a limit is exceeded.
+        VerificationFailed: a figure, a sum or a loss in a line is not what the events give, or a limit is exceeded.
     """
     try:
         if document["schema"] != SCHEMA or document["kind"] != "privacy-statement":
             raise VerificationFailed(f"the privacy statement has schema {document['schema']!r}: only {SCHEMA} is known")
         _verify(document)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, PrivacyError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, IndexError, PrivacyError) as error:
         raise VerificationFailed(f"the privacy statement cannot be recomputed: {error!r}") from error
 
 
@@ -157,17 +165,19 @@ def _verify(document: Mapping[str, object]) -> None:
         mine = [read_component(c) for c in components if c["population"] == population["name"]]
         rebuilt = population_row(read_population(population, mine), mine)
         _same(f"population {population['name']}", population, rebuilt)
-        if not number(rebuilt["cumulative_epsilon"]) <= number(population["limit_epsilon"]):
+        if not number(rebuilt["cumulative_epsilon"]) <= number(population["limit_epsilon"]) + TOLERANCE / 1e6:
             raise VerificationFailed(f"population {population['name']} has spent more than its limit")
     deltas = {p["name"]: number(p["delta"]) for p in populations}
     for row in components:
         _same(f"component {row['name']}", row, component_row(read_component(row), deltas[row["population"]]))
     _same("loss", document["loss"], headline_row(populations))
-    _same("lines", document["lines"], statement_lines(document))
+    said = document["lines"]
+    if not isinstance(said, list) or len(said) != 5 or losses_in(said) != losses_of(document):
+        raise VerificationFailed("the privacy statement's lines do not say the losses that its events give")
 
 
-def _same(what: str, stated: object, computed: object) -> None:
-    if stated != computed:
+def _same(what: str, stated: object, computed: Mapping[str, object]) -> None:
+    if not isinstance(stated, Mapping) or not agree(stated, computed):
         raise VerificationFailed(f"the privacy statement's {what} is not what its events give")
 
 

@@ -26,10 +26,17 @@ def fetch(name: str, data_dir: Path, say: Callable[[str], None]) -> Path:
     """The folder of a verified dataset, fetched into `data_dir` if need be. `say` hears what is being tried.
 
     Raises:
-        SourceError: it cannot be had from anywhere; the message holds each way's failure.
+        SourceError: it cannot be had from anywhere (the message holds each way's failure), or `data_dir` not written.
     """
     dataset = catalogue.get(name)
-    target = data_dir / name
+    try:
+        return _fetch(dataset, data_dir, say)
+    except OSError as error:
+        raise SourceError(f"cannot keep {name} in {data_dir} ({error}): name a folder that you may write to") from error
+
+
+def _fetch(dataset: PublicDataset, data_dir: Path, say: Callable[[str], None]) -> Path:
+    name, target = dataset.name, data_dir / dataset.name
     failures = []
     for folder in (target, dataset.debian_folder):
         if folder.is_dir():

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cadp.errors import LedgerError, SettingsError
+from cadp.errors import BudgetExceeded, LedgerError, SettingsError
 from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, State, process_owner
+from cadp.ledger.budget import refusal
 from cadp.plan import Part, Plan, bind_plan, plan_release
+from cadp.privacy.events import ComposedEvent
 from cadp.reporter import Reporter
 from cadp.secret import PopulationSecret, load_secret
 from cadp.settings import Settings
@@ -97,10 +99,12 @@ class Job:
         The charge is committed and anchored, and may be worked under, when this returns.
 
         Raises:
-            BudgetExceeded: it does not fit the population's limit.
+            BudgetExceeded: it, or what the release has still to charge after it, does not fit a population's limit.
             LedgerError: the release was abandoned.
         """
         part = self.part(name)
+        if self.find_charge(name) is None:
+            self._require_budget()
         charge = self.ledger.charge(
             part.population,
             release=self.spec.release,
@@ -113,6 +117,17 @@ class Job:
         if reporter is not None:
             reporter.event("charged", f"{name}: ε = {part.epsilon(self.spec.spend.delta):.4g} to {part.population}")
         return charge
+
+    def _require_budget(self) -> None:
+        """Refuse to begin what cannot be paid to its end: a model that no release may use is budget lost."""
+        ahead = [part for part in self.plan.parts() if self.find_charge(part.name) is None]
+        for population in dict.fromkeys(part.population for part in ahead):
+            parts = [part for part in ahead if part.population == population]
+            quote = self.ledger.quote(population, ComposedEvent(tuple(part.event for part in parts)))
+            if not quote.fits:
+                key = f"{self.spec.release}/{'+'.join(part.name for part in parts)}"
+                holders = self.ledger.budget(population).releases
+                raise BudgetExceeded(refusal(self.spec.release, key, quote, holders))
 
     def lease(self, charge: Charge, index: int, reporter: Reporter) -> Lease:
         """Take the lease of a range; wait while another live worker holds it."""

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cadp.errors import CadpError
 from cadp.exchange import interval, merge, write_run
 from cadp.privacy.mechanisms import Mechanism
 from cadp.records import Batch, Released, pack_released, unpack_released
@@ -27,7 +28,8 @@ class PrivatizeStep:
     title = "Privatize the records"
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
-        """Charge the mechanism and return the ranges without a seal."""
+        """Charge the mechanism, once there is a model that may be used, and return the ranges without a seal."""
+        load_model(job)
         charge = job.charge("records", reporter)
         sealed = job.ledger.seals(charge.id)
         return [index for index in range(job.plan.ranges) if index not in sealed]
@@ -82,8 +84,15 @@ def privatize_batch(flow: "ConditionalFlow", mechanism: Mechanism, batch: Batch)
 
 
 def sealed_runs(job: Job) -> list[str]:
-    """Return the keys of the sealed runs, in range order; readers resolve through the ledger alone."""
-    seals = job.ledger.seals(job.charge("records").id)
+    """Return the keys of the sealed runs, in range order; readers resolve through the ledger alone.
+
+    Raises:
+        CadpError: a range is not sealed yet.
+    """
+    charge = job.find_charge("records")
+    seals = job.ledger.seals(charge.id) if charge else {}
+    if any(index not in seals for index in range(job.plan.ranges)):
+        raise CadpError(f"{job.spec.release} is not privatized yet: run `cadp privatize` or `cadp release`")
     return [seals[index].key for index in range(job.plan.ranges)]
 
 

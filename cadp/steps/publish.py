@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from cadp.publish.layout import ENVELOPE
 from cadp.publish.sheet import contact_sheet, pick
 from cadp.publish.sign import load_signer
 from cadp.records import Released
-from cadp.reporter import Advance, Reporter
+from cadp.reporter import Reporter, counted
 from cadp.settings import Settings
 from cadp.shards import decode_png
 from cadp.spec import canonical_json
+from cadp.steps.budgets import budget_row
 from cadp.steps.disclosure import publication_context, release_facts
 from cadp.steps.job import Job
 from cadp.steps.privatize import released_records
@@ -50,7 +50,7 @@ class PublishStep:
         """Merge one interval of the ids out of every sealed run and publish it; the same bytes at every attempt."""
         before = sum(files[0].records for files in _done(job))
         with reporter.progress("publish", job.plan.facts.records, "records", before) as advance:
-            records = _counted(released_records(job, index, _count(job)), advance)
+            records = counted(released_records(job, index, _count(job)), advance)
             files = publish_interval(job.public, index, _count(job), records, published_facts(job), scratch=job.scratch)
         job.private.put(_done_key(index), canonical_json([file.to_json() for file in files]))
 
@@ -69,6 +69,8 @@ class PublishStep:
             [decode_png(record.png, facts.shape) for record in rows], [record.label for record in rows], facts.classes
         )
         reporter.picture("contact-sheet", "Released records", sheet)
+        budgets = (job.ledger.budget(part.population) for part in job.plan.parts()[1:])
+        reporter.table("budget", "Budget (replace-one)", [budget_row(budget) for budget in budgets])
         reporter.event("published", job.public.url)
 
 
@@ -112,9 +114,3 @@ def _done(job: Job) -> list[list[PublishedFile]]:
     keys = [_done_key(index) for index in range(_count(job))]
     done = [json.loads(job.private.get(key)) for key in keys if job.private.exists(key)]
     return [[PublishedFile.from_json(file) for file in files] for files in done]
-
-
-def _counted(records: Iterator[Released], advance: Advance) -> Iterator[Released]:
-    while some := list(islice(records, 100)):
-        yield from some
-        advance(len(some))

@@ -16,10 +16,10 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cadp.errors import RejectedInput, SpecError
+from cadp.errors import CadpError, RejectedInput, SpecError
 from cadp.exchange import interval, merge, write_run
 from cadp.records import Record, pack_record, unpack_record
-from cadp.reporter import Reporter
+from cadp.reporter import Reporter, counted
 from cadp.shards import read_raw_shard, write_raw_shard
 from cadp.sources import Source, open_source
 from cadp.spec import canonical_json
@@ -55,12 +55,16 @@ class ShardStep:
         holdout = index == job.plan.ranges
         low, high = interval(0, 1) if holdout else interval(index, job.plan.ranges)
         run = _run_key(HOLDOUT if holdout else TRAIN)
-        with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
+        total = job.plan.facts.records + job.plan.facts.holdout_records
+        label = "cut shards"
+        with (
+            tempfile.TemporaryDirectory(dir=job.scratch) as folder,
+            reporter.progress(label, total, "records") as advance,
+        ):
             path = Path(folder) / "shard.tar"
-            records = (unpack_record(data) for _, data in merge(job.private, [run], low, high))
-            count = write_raw_shard(path, records)
+            items = counted(merge(job.private, [run], low, high), advance)
+            write_raw_shard(path, (unpack_record(data) for _, data in items))
             job.private.put(raw_key(job, index), path)
-        reporter.event("sharded", f"{'holdout' if holdout else f'range {index}'}: {count:,} records")
 
     def finish(self, job: Job, reporter: Reporter) -> None:
         """Show what the source held; for the operator."""
@@ -158,6 +162,17 @@ def read_facts(job: Job) -> dict[str, SplitFacts]:
     """Return what was counted at sharding; private, but for what the spec declares public."""
     facts: dict[str, SplitFacts] = json.loads(job.private.get(FACTS_KEY))
     return facts
+
+
+def require_shards(job: Job) -> None:
+    """Refuse to go on before every raw shard is cut.
+
+    Raises:
+        CadpError: naming the step to run.
+    """
+    keys = [FACTS_KEY, *(raw_key(job, index) for index in range(job.plan.ranges + 1))]
+    if not all(job.private.exists(key) for key in keys):
+        raise CadpError(f"{job.spec.release} is not sharded yet: run `cadp shard` or `cadp release`")
 
 
 def read_shard(job: Job, index: int) -> Iterator[Record]:

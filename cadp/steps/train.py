@@ -14,7 +14,7 @@ from cadp.privacy.accountant import RELATION
 from cadp.records import Batch, stack
 from cadp.reporter import Reporter
 from cadp.steps.job import Job
-from cadp.steps.shard import TRAIN, read_facts, read_shard
+from cadp.steps.shard import TRAIN, read_facts, read_shard, require_shards
 
 if TYPE_CHECKING:
     from cadp.cinn.network import ConditionalFlow
@@ -29,7 +29,8 @@ class TrainStep:
     title = "Train the model"
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
-        """Charge the training; nothing is left to do once its checkpoint is sealed."""
+        """Charge the training, once there are shards; nothing is left to do once its checkpoint is sealed."""
+        require_shards(job)
         charge = job.charge("train", reporter)
         return [] if job.ledger.seals(charge.id) else [0]
 

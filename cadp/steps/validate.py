@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadp.errors import CadpError, Withheld
-from cadp.records import Record
+from cadp.records import stack
 from cadp.reporter import Reporter
 from cadp.shards import decode_png
 from cadp.steps.job import Job
-from cadp.steps.privatize import released_records
+from cadp.steps.privatize import released_records, sealed_runs
 from cadp.steps.shard import TRAIN, read_facts, read_shard
 from cadp.utility.gate import one_per_unit
 from cadp.utility.released_frame import ReleasedFrame
@@ -33,7 +33,8 @@ class ValidateStep:
     title = "Validate the release"
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
-        """Charge the gate; nothing is left to do once its answer and the verdict are recorded."""
+        """Charge the gate, once there are records; nothing is left to do once its answer and verdict are recorded."""
+        sealed_runs(job)
         charge = job.charge("gate", reporter)
         done = job.ledger.recorded_answer(charge.id) is not None and job.private.exists(_VERDICT)
         return [] if done else [0]
@@ -123,17 +124,11 @@ def _released(job: Job, reporter: Reporter) -> tuple[NDArray[np.uint8], NDArray[
 def _hits(job: Job, images: NDArray[np.uint8], labels: NDArray[np.int64], reporter: Reporter) -> int:
     from cadp.utility.classifier import ClassifierRecipe, train_classifier  # noqa: PLC0415  (torch)
 
-    recipe = ClassifierRecipe(threads=job.workers)
-    classifier = train_classifier(images, labels, len(job.plan.facts.classes), recipe, reporter)
+    classifier = train_classifier(images, labels, len(job.plan.facts.classes), ClassifierRecipe(), reporter)
     holdout = list(read_shard(job, job.plan.ranges))
     chosen = one_per_unit([r.unit for r in holdout], [r.key for r in holdout], job.secret.key("gate"))
-    # A rejected record scores nothing: whatever it was, its term stays between 0 and 1.
-    scored: list[Record] = [holdout[i] for i in chosen if holdout[i].image is not None]
-    if not scored:
-        return 0
-    originals = np.stack([record.image for record in scored if record.image is not None])
-    truth = np.array([record.label for record in scored])
-    return int((classifier.predict(originals) == truth).sum())
+    # A rejected record keeps its place in the batch, so that the others are computed alike, and never scores.
+    return classifier.correct(stack([holdout[i] for i in chosen], job.plan.facts.shape))
 
 
 def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any]) -> None:

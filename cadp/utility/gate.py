@@ -67,7 +67,7 @@ class GatePlan:
         return PureEvent(self.epsilon)
 
     def zero_out_event(self) -> PureEvent:
-        """Return the companion figure's event: a unit replaced by one that is never a hit moves the count by ≤ 1 too."""
+        """The companion figure's event: a unit replaced by one that is never a hit moves the count by at most 1 too."""
         return PureEvent(self.epsilon, relation=ZERO_OUT)
 
     def parameters(self) -> dict[str, Any]:

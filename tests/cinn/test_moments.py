@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -156,6 +158,43 @@ def test_the_bound_is_tight() -> None:
     assert ratios.max(axis=0)[1] > 0.8
 
 
+def test_a_rejected_record_contributes_nothing_whatever_its_pixels() -> None:
+    """Also after centring, which would make something even of black pixels."""
+    plan = plan_of()
+    for kind in ("black", "white", "half", "random"):
+        one = Batch(pattern(kind, 3)[None], np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.bool_))
+        for size in (0.0, 1e6, 1e12):
+            assert not any(sums.any() for sums in sums_of(one, plan, outputs_for(plan, size, 2)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(neighbours(), st.lists(images, min_size=7, max_size=7), st.sampled_from([0.0, 1e6, 1e14]))
+def test_what_a_unit_adds_does_not_depend_on_the_other_records(
+    pair: tuple[Batch, Batch, int], others: list[NDArray[np.uint8]], size: float
+) -> None:
+    """Exchanging every other record moves no integer of this unit's difference."""
+    one, other, m = pair
+    plan = plan_of(m)
+    outputs = outputs_for(plan, size, 4)
+
+    def among_others(batch: Batch) -> Batch:
+        return Batch(np.stack([*batch.images[:m], *others[m:]]), batch.labels, batch.valid)
+
+    before = zip(sums_of(one, plan, outputs), sums_of(other, plan, outputs), strict=True)
+    after = zip(sums_of(among_others(one), plan, outputs), sums_of(among_others(other), plan, outputs), strict=True)
+    for (a, b), (c, d) in zip(before, after, strict=True):
+        assert np.array_equal(a - b, c - d)
+
+
+def test_pixels_that_could_be_negative_are_refused() -> None:
+    """Two opposite vectors are 2·R apart, not √2·R: the sensitivity needs pixels that are not negative."""
+    plan = plan_of()
+    for dtype in (np.int8, np.int16, np.float64):
+        batch = Batch(np.full((1, *SHAPE), -1, dtype=dtype), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.bool_))
+        with pytest.raises(PrivacyError, match="uint8"):
+            sums_of(batch, plan)
+
+
 def mutant_unclipped(rows: NDArray[np.float64], bound: int, step: float) -> NDArray[np.float64]:
     """Lattice without the clip."""
     del bound
@@ -201,6 +240,30 @@ def planted(patch: pytest.MonkeyPatch, name: str) -> None:
         patch.setattr(contributions, "lattice_rows", some)
     elif name == "float sum":
         patch.setattr(contributions, "class_sums", mutant_float_sum)
+    elif name == "centred before the class sums":
+        # Signed vectors have no √2: moving every pixel down by half is all it takes.
+        steps = moments._Fit._steps
+
+        def centred(self: moments._Fit, vectors: torch.Tensor, valid: NDArray[np.bool_], query: Query) -> Any:
+            return steps(self, vectors - 0.5 if query.power == 1 else vectors, valid, query)
+
+        patch.setattr(moments._Fit, "_steps", centred)
+    elif name == "rounded to nearest, unchecked":
+        nearest = contributions.lattice_rows
+
+        def rounded(rows: NDArray[np.float64], bound: int, step: float) -> NDArray[np.float64]:
+            # One step further from zero wherever there is anything: what rounding up does at worst.
+            kept = nearest(rows, bound, step)
+            return kept + np.sign(kept)
+
+        patch.setattr(contributions, "lattice_rows", rounded)
+    elif name == "a record sees its batch":
+        alone = contributions.lattice_rows
+
+        def batch_norm(rows: NDArray[np.float64], bound: int, step: float) -> NDArray[np.float64]:
+            return alone(rows / max(float(np.linalg.norm(rows)), 1e-9), bound, step)
+
+        patch.setattr(contributions, "lattice_rows", batch_norm)
     elif name == "rejected records count":
         patch.setattr(moments._Fit, "_steps", mutant_rejected_counts)
 
@@ -211,6 +274,9 @@ MUTANTS = [
     "m forgotten",
     "clip skipped after centring",
     "float sum",
+    "centred before the class sums",
+    "rounded to nearest, unchecked",
+    "a record sees its batch",
     "rejected records count",
 ]
 
@@ -379,7 +445,7 @@ def test_samples_teach_a_classifier_the_digits(digits: Batch, fitted: Conditiona
 
 @pytest.mark.parametrize(
     ("shape", "classes", "records"),
-    [((8, 8, 1), 2, 40), ((28, 28, 1), 10, 200), ((32, 32, 3), 5, 60), ((3, 9, 2), 1, 9)],
+    [((8, 8, 1), 2, 40), ((28, 28, 1), 10, 200), ((32, 32, 3), 5, 60), ((3, 9, 2), 1, 9), ((1, 1, 1), 1, 1)],
 )
 def test_small_private_sets_of_any_shape_give_a_finite_invertible_flow(
     shape: tuple[int, int, int], classes: int, records: int
@@ -392,3 +458,43 @@ def test_small_private_sets_of_any_shape_give_a_finite_invertible_flow(
     flow = fit_moments(lambda: [batch], plan, counts, Silent())
     assert check_round_trip(flow) < 1e-9
     assert np.isfinite(flow.encode_images(batch.images, batch.labels)).all()
+
+
+def some_digits(digits: Batch, classes: int, count: int, few: int | None = None) -> Batch:
+    """The first `count` digits below `classes`, with `few` of class 0 if that is given."""
+    rows = np.flatnonzero(digits.labels < classes)[:count]
+    if few is not None:
+        zeros = rows[digits.labels[rows] == 0]
+        rows = np.concatenate([rows[digits.labels[rows] != 0], zeros[:few]])
+    return Batch(digits.images[rows], digits.labels[rows], digits.valid[rows])
+
+
+@pytest.mark.parametrize(("classes", "epsilon"), [(2, 20.0), (3, 20.0), (3, 100.0), (3, 1e4), (3, 1e9)])
+def test_two_hundred_tiny_records_suffice_for_a_useful_flow(digits: Batch, classes: int, epsilon: float) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    batch = some_digits(digits, classes, 200)
+    plan = MomentsPlan.calibrate(epsilon, 1e-5, SHAPE, classes, units=len(batch))
+    flow = fit_moments(lambda: [batch], plan, counts_of(batch, classes), Silent())
+    assert check_round_trip(flow) < 1e-9
+    labels = np.arange(900) % classes
+    latents = np.random.default_rng(0).normal(size=(900, 64))
+    samples = flow.decode_images(latents, labels).reshape(900, -1) / 255
+    rest = np.flatnonzero(digits.labels < classes)[200:]
+    model = LogisticRegression(max_iter=300).fit(samples, labels)
+    assert model.score(digits.images[rest].reshape(len(rest), -1) / 255, digits.labels[rest]) > 0.8
+
+
+@pytest.mark.parametrize("few", [0, 1, 3])
+def test_a_class_with_few_or_no_records_looks_like_the_others_not_like_noise(digits: Batch, few: int) -> None:
+    batch = some_digits(digits, 3, 400, few)
+    plan = MomentsPlan.calibrate(100.0, 1e-5, SHAPE, 3, units=len(batch))
+    latents = np.random.default_rng(0).normal(size=(300, 64))
+    spread = []
+    for _ in range(3):
+        flow = fit_moments(lambda: [batch], plan, counts_of(batch, 3), Silent())
+        assert check_round_trip(flow) < 1e-9
+        spread.append([flow.decode(torch.from_numpy(latents), torch.full((300,), y)).std(dim=0).mean() for y in (0, 1)])
+    rare, common = np.median(np.array(spread), axis=0)
+    # Noise alone, divided by one record, has several times the deviation of a class of 180.
+    assert 0.5 * common < rare < 2 * common

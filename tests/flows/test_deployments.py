@@ -73,4 +73,4 @@ def test_a_parameter_out_of_bounds_is_refused_before_a_run(prefect: PrefectServe
     env = prefect.environment | environment.variables(prefect.cadp_home / "prefect", prefect.url)
     refused = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode != 0
-    assert "greater than or equal to 1" in refused.stdout + refused.stderr
+    assert "minimum of 1" in refused.stdout + refused.stderr

@@ -120,12 +120,51 @@ def test_another_population_has_its_own_budget(ledger: Ledger, pay: Pay) -> None
 def test_a_second_version_adds_up_and_a_closed_one_takes_nothing(ledger: Ledger, pay: Pay) -> None:
     seal_all(ledger, pay("a", release="r/1", event=PureEvent(3.0)))
     ledger.publish("r/1")
-    with pytest.raises(LedgerError, match=r"release r/1 is closed .* PUBLISHED"):
+    with pytest.raises(LedgerError, match=r"release r/1 is closed: .* PUBLISHED.*new version"):
         pay("b", release="r/1")
     pay("b", release="r/2", event=PureEvent(3.0))
     budget = ledger.budget("people", release="r/2")
     assert (budget.spent, budget.left) == (6.0, 2.0)
     assert [(s.release, s.epsilon, s.charges) for s in budget.releases] == [("r/2", 3.0, 1)]
+
+
+@pytest.mark.parametrize("change", [{}, {"part": "other"}, {"key": "more"}, {"event": PureEvent(7.9)}])
+def test_an_abandoned_release_gets_not_even_the_charges_it_has(
+    ledger: Ledger, pay: Pay, change: dict[str, object]
+) -> None:
+    pay("train", part="model")
+    ledger.burn("r/1", "wrong source")
+    entries = len(ledger.history())
+    for _ in range(2):
+        with pytest.raises(
+            LedgerError, match=r"this version was abandoned .* give the release a new version"
+        ) as refusal:
+            pay(**{"key": "train", "part": "model"} | change)
+        assert "r/1" in str(refusal.value)
+    assert len(ledger.history()) == entries
+    with pytest.raises(LedgerError, match=r"release r/1, not r/2"):
+        pay("train", release="r/2", part="model")
+    assert pay("train of r/2", release="r/2", part="model").state is State.RESERVED
+
+
+def test_a_burned_part_in_one_population_closes_the_release_in_every_other(ledger: Ledger, pay: Pay) -> None:
+    pay("a")
+    add_population(ledger, "holdout")
+    ledger.charge("holdout", release="r/1", key="gate", event=PureEvent(0.1), parameters={})
+    ledger.burn("r/1", "given up")
+    with pytest.raises(LedgerError, match="abandoned"):
+        ledger.charge("holdout", release="r/1", key="gate", event=PureEvent(0.1), parameters={})
+    add_population(ledger, "third")
+    with pytest.raises(LedgerError, match="abandoned"):
+        ledger.charge("third", release="r/1", key="gate", event=PureEvent(0.1), parameters={})
+
+
+def test_a_published_release_finds_its_charges_again(ledger: Ledger, pay: Pay) -> None:
+    first = pay("a")
+    seal_all(ledger, first)
+    ledger.publish("r/1")
+    again = pay("a")
+    assert (again.id, again.state) == (first.id, State.PUBLISHED)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])

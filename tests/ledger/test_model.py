@@ -116,10 +116,14 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def charge(self, release: str, key: str, event: Event, fault: str) -> Any:
         same = next((i for i, c in self.model.items() if c.key == key and c.state is not State.VOIDED), None)
-        closed = any(c.state in (State.PUBLISHED, State.BURNED) for c in self.live(release))
+        ends = {c.state for c in self.live(release)} & {State.PUBLISHED, State.BURNED}
         self.anchors.switch["fault"] = fault
         request = {"release": release, "key": key, "event": event, "parameters": {"of": key}}
         try:
+            if State.BURNED in ends:
+                with pytest.raises(LedgerError, match="abandoned"):
+                    self.ledger.charge("people", **request)
+                return multiple()
             if same is not None:
                 found = self.model[same]
                 if (found.release, found.event) != (release, event):
@@ -128,7 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 else:
                     assert self.ledger.charge("people", **request).id == same
                 return multiple()
-            if closed:
+            if ends:
                 with pytest.raises(LedgerError, match="is closed"):
                     self.ledger.charge("people", **request)
                 return multiple()
@@ -197,8 +201,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(identity=charges, ranges=st.integers(1, 2))
     def finish(self, identity: str, ranges: int) -> None:
         charge = self.model[identity]
-        allowed = set(charge.seals) == set(range(ranges)) and charge.state in (State.RUNNING, State.SEALED)
-        if self.step(allowed, lambda: self.ledger.finish(identity, ranges)):
+        finished = charge.state in (State.SEALED, State.PUBLISHED)
+        allowed = set(charge.seals) == set(range(ranges)) and (finished or charge.state is State.RUNNING)
+        if self.step(allowed, lambda: self.ledger.finish(identity, ranges)) and not finished:
             charge.state = State.SEALED
 
     @rule(identity=charges, value=st.integers())
@@ -259,7 +264,7 @@ def test_any_order_of_calls_keeps_the_ledger_and_the_model_equal(template: Place
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15,
+            max_examples=40,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

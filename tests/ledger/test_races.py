@@ -25,23 +25,27 @@ def most_charges() -> int:
     return count
 
 
+def together(commands: list[list[str]]) -> list[str]:
+    """Start processes, let them go once all are ready and return what each printed last."""
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=60)[0] for process in processes]
+
+
 def race(place: Place, processes: int, weakness: str) -> tuple[int, list[str]]:
     """Let processes charge until each is refused; return the charges that the ledger holds and the errors they met."""
     with place.open() as ledger:
         add_population(ledger, "people", *LIMIT)
     command = [sys.executable, str(RACER), place.url, str(place.anchors_folder)]
-    racers = [
-        subprocess.Popen([*command, f"racer-{i}", weakness], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for i in range(processes)
-    ]
-    for racer in racers:
-        assert racer.stdout is not None
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    results = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
+    results = [json.loads(text) for text in together([[*command, f"racer-{i}", weakness] for i in range(processes)])]
     with place.open() as ledger:
         held = len(ledger.charges())
         if weakness == "none":
@@ -113,6 +117,57 @@ def test_threads_that_fight_for_ranges_seal_each_once(ledger: Ledger) -> None:
     ledger.finish(charge.id, 6)
 
 
+TOGETHER = """
+import sys
+from cadp.errors import LedgerError, SealConflict
+from cadp.ledger import Ledger, process_owner
+from cadp.privacy.accountant import PureEvent
+from cadp.store import Store
+
+ledger = Ledger.open(sys.argv[1], Store.open(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+ranges, seals = 6, 0
+records = ledger.charge("people", release="r/1", key="records", event=PureEvent(0.5), parameters={})
+gate = ledger.charge("people", release="r/1", key="gate", event=PureEvent(0.5), parameters={})
+for charge in (records, gate):
+    try:
+        ledger.begin(charge.id)
+    except LedgerError:  # another process is that far already; what it sealed and answered is found below
+        pass
+for index in range(ranges):
+    try:
+        lease = ledger.lease(records.id, index, process_owner(), 0.005)
+        ledger.seal(lease, key=f"{process_owner()}/{index}", sha256="0" * 64, facts={})
+        seals += 1
+    except SealConflict:
+        pass
+    except LedgerError:  # finished by another process between two ranges
+        break
+while len(ledger.seals(records.id)) < ranges:
+    pass
+ledger.finish(records.id, ranges)
+answer = ledger.answer(gate.id, {"by": process_owner()})
+ledger.publish("r/1")
+print(seals, answer["by"], flush=True)
+"""
+
+
+def test_processes_that_run_one_release_make_it_once(place: Place) -> None:
+    with place.open() as ledger:
+        add_population(ledger)
+    command = [sys.executable, "-c", TOGETHER, place.url, str(place.anchors_folder)]
+    results = together([command] * 4)
+    assert sum(int(result.split()[0]) for result in results) == 6
+    assert len({result.split()[1] for result in results}) == 1, "every process got the first answer"
+    with place.open() as ledger:
+        kinds = [entry.kind for entry in ledger.history()]
+        assert sorted(kinds[2:]) == ["answer", "begin", "begin", "charge", "charge", "finish", "publish"]
+        assert [entry.anchor for entry in ledger.history()] == [file.read_bytes() for file in place.anchor_files()]
+        assert ledger.budget("people").spent == 1.0
+        ledger.check()
+
+
 def test_a_ledger_travels_to_another_process_by_its_address(ledger: Ledger) -> None:
     add_population(ledger)
     with pickle.loads(pickle.dumps(ledger)) as copy:
@@ -124,13 +179,19 @@ def test_a_fork_drops_what_it_inherited(ledger: Ledger) -> None:
     import os
 
     add_population(ledger)
+    with ledger._database.read() as connection:
+        inherited = connection.connection.dbapi_connection
     child = os.fork()
     if child == 0:
+        code = 1
         try:
+            with ledger._database.read() as connection:
+                own = connection.connection.dbapi_connection is not inherited
             ledger.charge("people", release="child", key="child", event=EVENT, parameters={})
+            code = 0 if own else 2
         finally:
-            os._exit(0)
+            os._exit(code)
     ledger.charge("people", release="parent", key="parent", event=EVENT, parameters={})
-    os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert {charge.key for charge in ledger.charges()} == {"child", "parent"}
     ledger.check()

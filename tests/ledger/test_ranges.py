@@ -105,7 +105,10 @@ def test_nothing_is_leased_or_sealed_unless_the_charge_runs(ledger: Ledger, pay:
             act()
 
 
-@pytest.mark.parametrize(("range_id", "seconds"), [(-1, 60), (1.5, 60), (True, 60), (0, 0), (0, -1), (0, 1e9)])
+@pytest.mark.parametrize(
+    ("range_id", "seconds"),
+    [(-1, 60), (1.5, 60), (True, 60), (0, 0), (0, -1), (0, 3601), (2**31, 60), (0, float("nan"))],
+)
 def test_senseless_leases_are_refused(ledger: Ledger, running: str, range_id: int, seconds: float) -> None:
     with pytest.raises(LedgerError, match="a lease needs"):
         ledger.lease(running, range_id, "me", seconds)
@@ -150,5 +153,41 @@ def test_who_is_dead() -> None:
     assert not is_dead(process_owner("worker 3"))
     assert is_dead(f"{machine}|{pid}|{int(start) - 1}"), "the number was given to a younger process"
     assert is_dead(f"{machine}|{2**22 + 1}|{start}"), "no process has this number"
-    for unknown in ("me", "host:12", f"elsewhere|{pid}|1", f"{machine}|x|1"):
+    for unknown in ("me", "host:12", f"elsewhere|{pid}|1", f"{machine}|x|1", f"{machine}|²|1", f"{machine}|{9**40}|1"):
         assert not is_dead(unknown)
+
+
+def test_another_boot_of_this_machine_is_not_called_dead_but_lapses(ledger: Ledger, running: str) -> None:
+    host, boot, rest = process_owner().split("/", 2)
+    before = f"{host}/{boot[::-1]}/{rest}"
+    ledger.lease(running, 0, before, 0.02)
+    with pytest.raises(LeaseHeld):
+        ledger.lease(running, 0, process_owner(), 60)
+    time.sleep(0.03)
+    assert ledger.lease(running, 0, process_owner(), 60).token == 2
+
+
+@pytest.mark.parametrize("step", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_set_neither_blocks_a_range_nor_lets_two_seal(
+    ledger: Ledger, running: str, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    holder = ledger.lease(running, 0, "holder", 60)
+    clock = time.time
+    monkeypatch.setattr("cadp.ledger.ranges.time.time", lambda: clock() + step)
+    # Whichever way it went, the lease is not of this time: the range is free, and the holder is fenced off.
+    heir = ledger.lease(running, 0, "heir", 60)
+    ledger.seal(heir, key="h", sha256=SHA, facts={})
+    with pytest.raises(SealConflict):
+        ledger.seal(holder, key="z", sha256=SHA, facts={})
+    ledger.finish(running, 1)
+    assert [entry.kind for entry in ledger.history()][-1] == "finish"
+
+
+def test_a_small_step_back_leaves_a_living_lease_alone(
+    ledger: Ledger, running: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.lease(running, 0, "holder", 60)
+    clock = time.time
+    monkeypatch.setattr("cadp.ledger.ranges.time.time", lambda: clock() - 5)
+    with pytest.raises(LeaseHeld):
+        ledger.lease(running, 0, "heir", 60)

@@ -11,6 +11,7 @@ import pytest
 from cadp.errors import LedgerError, LedgerRewound
 from cadp.ledger import Charge, Ledger
 from cadp.privacy.accountant import PureEvent
+from cadp.store import Store
 from tests.ledger.places import SHA, Place, add_population, seal_all
 
 Pay = Callable[..., Charge]
@@ -71,6 +72,33 @@ def test_a_backup_from_before_any_step_is_refused(spent: Place, tmp_path: Path, 
         spent.open()
 
 
+def test_a_write_ahead_log_that_was_deleted_is_noticed(spent: Place, tmp_path: Path) -> None:
+    with spent.open() as ledger:
+        spend(ledger, "later")
+        # What a crash leaves behind: the newest entries are in the log alone.
+        crashed = spent.backup(tmp_path / "crashed" / "ledger.db")
+    log = Path(f"{crashed}-wal")
+    assert log.stat().st_size > 0
+    whole = log.read_bytes()
+    for left in (b"", whole[: len(whole) // 2]):
+        spent.restore(crashed)
+        Path(f"{spent.file}-wal").write_bytes(left)
+        with pytest.raises(LedgerRewound, match=r"ends at entry 3, but entry 4 is anchored"):
+            spent.open()
+    spent.restore(crashed)
+    with spent.open() as ledger:
+        assert len(ledger.charges()) == 2
+        ledger.check()
+
+
+def test_a_file_that_was_cut_short_is_refused(spent: Place) -> None:
+    whole = spent.file.read_bytes()
+    spent.file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LedgerError), spent.open() as ledger:
+        ledger.check()
+    assert len(spent.anchor_files()) == 3
+
+
 def test_a_backup_of_now_is_fine(spent: Place, tmp_path: Path) -> None:
     backup = spent.backup(tmp_path / "backup.db")
     spent.restore(backup)
@@ -100,6 +128,56 @@ def test_of_two_copies_that_run_one_is_stopped_for_good(spent: Place, tmp_path: 
         first.check()
     with pytest.raises(LedgerRewound):
         Ledger.open(str(copied), spent.anchors)
+
+
+def test_two_copies_that_do_exactly_the_same_still_differ(
+    spent: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cadp.ledger.chain.utc_now", lambda: "2026-01-01T00:00:00Z")
+    copied = tmp_path / "copy" / "ledger.db"
+    spent.backup(copied)
+    with spent.open() as first, Ledger.open(str(copied), spent.anchors) as second:
+        (charge,) = first.charges()
+        first.begin(charge.id)
+        with pytest.raises(LedgerRewound):
+            second.begin(charge.id)
+
+
+def test_once_refused_a_ledger_seals_and_renews_nothing(spent: Place, tmp_path: Path) -> None:
+    with spent.open() as ledger:
+        charge = ledger.begin(ledger.charges()[0].id)
+    copied = tmp_path / "copy" / "ledger.db"
+    spent.backup(copied)
+    with spent.open() as original, Ledger.open(str(copied), spent.anchors) as copy:
+        lease = copy.lease(charge.id, 0, "me", 60)
+        spend(original, "later")
+        with pytest.raises(LedgerRewound):
+            spend(copy, "later")
+        for act in (
+            lambda: copy.seal(lease, key="k", sha256=SHA, facts={}),
+            lambda: copy.renew(lease),
+            lambda: copy.lease(charge.id, 1, "me", 60),
+        ):
+            with pytest.raises(LedgerRewound):
+                act()
+        assert copy.seals(charge.id) == {}
+
+
+def test_another_process_that_goes_on_meanwhile_is_not_a_rewind(spent: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with spent.open() as here, spent.open() as there:
+        charge = there.begin(there.charges()[0].id)
+        here.population("people")
+        exists, meanwhile = Store.exists, iter(["one", "two"])
+
+        def busy(store: Store, key: str) -> bool:
+            for name in meanwhile:
+                spend(there, name)
+                break
+            return exists(store, key)
+
+        monkeypatch.setattr(Store, "exists", busy)
+        assert here.lease(charge.id, 0, "me", 60).token == 1
+        assert next(meanwhile, None) is None
 
 
 def test_a_copy_that_other_processes_have_open_is_stopped_too(spent: Place, tmp_path: Path) -> None:
@@ -160,7 +238,7 @@ def test_a_chain_with_a_hole_or_without_an_end_is_refused(spent: Place) -> None:
 
 
 def test_an_entry_that_was_rewritten_is_refused(spent: Place) -> None:
-    execute(spent.file, "UPDATE chain SET entry = replace(entry, 'train', 'x'), hash = 'f' || substr(hash, 2)")
+    execute(spent.file, "UPDATE chain SET entry = replace(entry, 'people', 'others'), hash = 'x' || substr(hash, 2)")
     with pytest.raises(LedgerRewound, match="another entry 3"):
         spent.open()
 

@@ -121,3 +121,23 @@ def test_unknown_things_are_errors(ledger: Ledger, pay: Pay) -> None:
             call("nothing")
     with pytest.raises(LedgerError, match="release r/9 has no charge"):
         ledger.publish("r/9")
+
+
+def test_a_refused_step_says_what_to_do(ledger: Ledger, pay: Pay) -> None:
+    charge = pay("a")
+    ledger.burn("r/1", "given up")
+    for act in (lambda: ledger.begin(charge.id), lambda: ledger.publish("r/1"), lambda: ledger.answer(charge.id, {})):
+        with pytest.raises(LedgerError, match="this version was abandoned; give the release a new version"):
+            act()
+
+
+def test_finishing_what_another_process_has_published_is_done(ledger: Ledger, pay: Pay) -> None:
+    charge = pay("a")
+    seal_all(ledger, charge, ranges=2)
+    ledger.publish("r/1")
+    entries = len(ledger.history())
+    ledger.finish(charge.id, 2)
+    with pytest.raises(LedgerError, match="sealed but not planned"):
+        ledger.finish(charge.id, 1)
+    assert len(ledger.history()) == entries
+    assert ledger.charges()[0].state is State.PUBLISHED

@@ -183,6 +183,33 @@ def test_the_command_prints_the_folder_or_one_line(
     assert capsys.readouterr().out == f"{tmp_path / 'data' / 'tiny'}\n"
 
 
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, known: Callable[..., PublicDataset], capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    """A file stands where the folder should be: nobody may write there, root included."""
+    known()
+    (tmp_path / "data").write_text("")
+    assert fetch.main(["tiny", str(tmp_path / "data" / below)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: cannot keep tiny in")
+    assert "may write" in line
+
+
+def test_nothing_is_read_from_or_written_to_a_home(
+    tmp_path: Path, served: tuple[Path, str], known: Callable[..., PublicDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(served[1])
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    run(tmp_path)
+    assert list(home.iterdir()) == []
+    monkeypatch.setenv("HOME", "/nonexistent")
+    shutil.rmtree(tmp_path / "data")
+    run(tmp_path)
+
+
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cadp.sources.fetch", "nothing", "x"], check=False, capture_output=True, text=True

@@ -10,6 +10,8 @@ import pytest
 from scipy import stats
 
 from cadp.errors import PrivacyError, SpecError
+from cadp.privacy.accountant import curve
+from cadp.privacy.events import RELATION, ZERO_OUT, PureEvent
 from cadp.utility import gate
 from cadp.utility.gate import GatePlan, one_per_unit
 
@@ -58,6 +60,17 @@ def test_the_exact_loss_of_one_unit_is_what_is_charged(epsilon: float, monkeypat
     assert loss == pytest.approx(epsilon, rel=1e-9)
     assert plan.event().epsilon == epsilon
     assert sum(laws[0].values()) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_companion_event_is_zero_out_and_never_added_to_the_charge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit replaced by one that is never a hit moves the count by at most 1, so the exact loss is the same ε."""
+    plan = GatePlan(0.5, 100, 0.5)
+    assert plan.zero_out_event() == PureEvent(0.5, relation=ZERO_OUT)
+    assert plan.event() == PureEvent(0.5, relation=RELATION)
+    laws = [law_of_answers(plan, correct, monkeypatch) for correct in (50, 49)]
+    assert worst_loss(*laws, inner=100) == pytest.approx(plan.zero_out_event().epsilon, rel=1e-9)
+    with pytest.raises(PrivacyError, match="relation|zero-out"):
+        curve(plan.event()) + curve(plan.zero_out_event())
 
 
 def test_a_unit_that_counts_twice_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:

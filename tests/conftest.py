@@ -1,0 +1,25 @@
+"""Fixtures of the whole suite: a real S3 server, and places of its own for every release."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.small_release import Place, build
+
+pytest_plugins = ["tests.servers.seaweedfs"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A small private source, its spec, and a home in which nothing has run yet."""
+    yield build(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A small release that is published. Tests read it; one that would change it copies it first."""
+    made = build(tmp_path_factory.mktemp("published"))
+    made.open_budget()
+    made.release()
+    return made
