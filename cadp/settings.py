@@ -2,7 +2,8 @@
 
 The embedded default keeps everything below one folder, `.cadp` of the current directory:
 
-    .cadp/private/   source facts, raw shards, models, sealed runs, plans, secrets, the ledger and its anchors
+    .cadp/private/   raw shards, models, sealed runs, plans, secrets, keys and the ledger
+    .cadp/anchors/   the ledger's anchors: apart, so that a restored backup of the ledger does not bring old ones along
     .cadp/public/    releases, one folder a version
     .cadp/prefect/   the Prefect server's database and logs
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from cadp.errors import SettingsError
 
-_NAMES = ("home", "private", "public", "ledger", "anchors", "keys", "data", "scratch")
+_NAMES = ("home", "private", "public", "ledger", "anchors", "keys", "secrets", "data", "scratch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,9 @@ class Settings:
             private_url=private,
             public_url=_absolute(values.get("public", str(home / "public"))),
             ledger_url=values.get("ledger", f"sqlite:///{local / 'ledger.db'}"),
-            anchors_url=_absolute(values.get("anchors", str(local / "anchors"))),
+            anchors_url=_absolute(values.get("anchors", str(home / "anchors"))),
             keys_dir=Path(values.get("keys", str(local / "keys"))).expanduser().absolute(),
-            secrets_dir=local / "secrets",
+            secrets_dir=Path(values.get("secrets", str(local / "secrets"))).expanduser().absolute(),
             data_dir=Path(values.get("data", str(home / "data"))).expanduser().absolute(),
             scratch=Path(values.get("scratch", str(home / "scratch"))).expanduser().absolute(),
         )
@@ -85,7 +86,7 @@ class Settings:
         """
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            for folder in (self.home / "private", self.keys_dir, self.secrets_dir, self.scratch):
+            for folder in (self.home / "private", self.home / "anchors", self.keys_dir, self.secrets_dir, self.scratch):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise SettingsError(

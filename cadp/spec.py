@@ -6,11 +6,12 @@ Every problem of a file is reported at once, each with its line. Numbers are YAM
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
@@ -20,6 +21,20 @@ from cadp.errors import SpecError
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
 Epsilon = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+# The statement's figures are recomputed from its events: a loss claimed in free text, or a promise that differential
+# privacy does not make, would stand beside them unchecked.
+_CLAIM = re.compile(r"epsilon\s*=|delta\s*=|ε\s*=|δ\s*=|e\^|anonym", re.IGNORECASE)
+
+
+def _no_claim(text: str) -> str:
+    if found := _CLAIM.search(text):
+        raise ValueError(f"free text may not claim a loss or more than is promised, as {found.group()!r} does")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_no_claim)]
 
 
 class _Frozen(BaseModel):
@@ -32,7 +47,7 @@ class Source(_Frozen):
     format: Literal["idx", "imagefolder"] = Field(description="how the records are stored")
     url: str = Field(min_length=1, description="a folder, or the name of a dataset that cadp knows")
     unit: Literal["record"] = Field(description="who is protected: `record` when every record is another person's")
-    why: str = Field(min_length=8, description="why one record is one unit, in words; printed in the statement")
+    why: Words = Field(min_length=8, description="why one record is one unit, in words; printed in the statement")
     labels: Literal["public"] = Field(description="labels are published as they are; class counts leak exactly then")
     records: int | None = Field(default=None, ge=1, description="how many records the source holds; public")
     shape: tuple[int, int, int] | None = Field(default=None, description="height, width, channels; public")
@@ -56,7 +71,7 @@ class Spend(_Frozen):
 
     epsilon: Epsilon
     delta: Delta
-    why_delta: str | None = Field(default=None, description="in words, when delta is above 1 / (10 · units)")
+    why_delta: Words | None = Field(default=None, description="in words, when delta is above 1 / (10 · units)")
 
 
 class Train(_Frozen):
@@ -100,10 +115,10 @@ class Publish(_Frozen):
     """What the release contains."""
 
     formats: tuple[Literal["webdataset", "parquet"], ...] = ("webdataset", "parquet")
-    title: str | None = None
-    description: str | None = None
-    publisher: str = "unnamed publisher"
-    citation: str | None = None
+    title: Words | None = None
+    description: Words | None = None
+    publisher: Words = "unnamed publisher"
+    citation: Words | None = None
 
     @model_validator(mode="after")
     def _both(self) -> Self:

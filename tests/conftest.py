@@ -7,7 +7,7 @@ import pytest
 
 from tests.small_release import Place, build
 
-pytest_plugins = ["tests.servers.seaweedfs"]
+pytest_plugins = ["tests.command", "tests.servers.seaweedfs"]
 
 
 @pytest.fixture

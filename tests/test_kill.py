@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the release that is run again is the same release, charged once, with nothing partial public."""
+"""SIGKILL at any moment: run again, it is the same release, charged once, and nothing partial was ever public."""
 
 import hashlib
 import os
@@ -154,7 +154,7 @@ def test_killed_at_a_point(stages: dict[str, Path], point: tuple[str, str, str, 
     process = drive(place, when, what, part, str(nth))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
-    if not (what == "publish"):
+    if what != "publish":
         assert not (place.public / "manifest.dsse").exists()
     check_completes(place)
 

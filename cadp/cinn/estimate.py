@@ -42,7 +42,7 @@ def principal_axes(covariance: Array, content: int, noise: float, radius: float)
     values, vectors = values[::-1], vectors[:, ::-1]
     variances = np.maximum(values[:content], noise * np.sqrt(len(values)))
     variances *= radius**2 / max(float(variances.sum()), radius**2)
-    return np.ascontiguousarray(vectors.T), np.sqrt(np.maximum(variances, SMALLEST_STD**2))
+    return vectors.T.copy(), np.sqrt(np.maximum(variances, SMALLEST_STD**2))
 
 
 def class_factors(covariances: Array, noise: Array) -> Array:

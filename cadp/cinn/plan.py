@@ -154,9 +154,7 @@ class MomentsPlan:
         return plan
 
     @classmethod
-    def _on_lattice(
-        cls, step: float, mu: float, architecture: Architecture, units: int, records: int
-    ) -> "MomentsPlan":
+    def _on_lattice(cls, step: float, mu: float, architecture: Architecture, units: int, records: int) -> "MomentsPlan":
         scale = math.sqrt(sum(1 / weight**2 for weight in WEIGHTS)) / mu
         root = math.sqrt(architecture.dims)
         radii = (PIXELS * root, WITHIN * root, math.sqrt(architecture.content), RESIDUAL * root)

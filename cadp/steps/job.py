@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cadp.errors import BudgetExceeded, LedgerError, SettingsError
+from cadp.errors import BudgetExceeded, LedgerError, SealConflict, SettingsError
 from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, State, process_owner
 from cadp.ledger.budget import refusal
 from cadp.plan import Part, Plan, bind_plan, plan_release
@@ -129,14 +129,17 @@ class Job:
                 holders = self.ledger.budget(population).releases
                 raise BudgetExceeded(refusal(self.spec.release, key, quote, holders))
 
-    def lease(self, charge: Charge, index: int, reporter: Reporter) -> Lease:
-        """Take the lease of a range; wait while another live worker holds it."""
-        while True:
+    def lease(self, charge: Charge, index: int, reporter: Reporter) -> Lease | None:
+        """Take the lease of a range; wait while another live worker holds it; None if it is sealed by then."""
+        while index not in self.ledger.seals(charge.id):
             try:
                 return self.ledger.lease(charge.id, index, process_owner(), LEASE_SECONDS)
             except LeaseHeld as held:
                 reporter.event("waiting", f"range {index} is {held.owner}'s for {held.seconds_left:.0f} s more")
                 time.sleep(min(max(held.seconds_left, 0.1), 10.0))
+            except SealConflict:
+                continue  # sealed since we looked
+        return None
 
     def find_charge(self, name: str) -> Charge | None:
         """Return the charge of one part, or None before it is made."""

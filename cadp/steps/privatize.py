@@ -38,6 +38,8 @@ class PrivatizeStep:
         """Privatize one range with fresh noise, write its run under this attempt's own key and seal it."""
         charge = job.charge("records")
         lease = job.lease(charge, index, reporter)
+        if lease is None:
+            return
         renewal = Renewal(job.ledger, lease)
         flow = load_model(job)
         key = f"sealed/{index:05d}.{lease.token}-{os.urandom(4).hex()}.run"

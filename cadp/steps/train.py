@@ -42,6 +42,8 @@ class TrainStep:
 
         charge = job.charge("train")
         lease = job.lease(charge, index, reporter)
+        if lease is None:
+            return
         counts = np.array(read_facts(job)[TRAIN]["class_counts"], dtype=np.int64)
         with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
             records = decode_once(job, Path(folder), reporter)

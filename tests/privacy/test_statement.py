@@ -267,7 +267,15 @@ def test_additive_delta_takes_the_pure_figure_away() -> None:
 
 
 def test_figures_in_words_are_rounded_up() -> None:
-    assert [nats(x) for x in (0.0, 8.0, 10.0, 7.996976, 0.1, 0.1000001, 1e-6)] == "0 8 10 7.997 0.1 0.101 0.001".split()
+    assert [nats(x) for x in (0.0, 8.0, 10.0, 7.996976, 0.1, 0.1000001, 1e-6)] == [
+        "0",
+        "8",
+        "10",
+        "7.997",
+        "0.1",
+        "0.101",
+        "0.001",
+    ]
     assert [scientific(x) for x in (1e-6, 2.5e-7, 0.0, 1 / 3)] == ["1e-06", "2.5e-07", "0e+00", "3.333333333333333e-01"]
     assert all(float(scientific(x)) == x for x in (1 / 3, 5e-324, 1.7e-9))
 
