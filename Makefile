@@ -47,7 +47,7 @@ status: ## Say whether the Prefect server runs, and where
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m flows status; else echo "no server runs"; fi
 
 test: setup data ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## ruff and mypy --strict
 	@$(BIN)/ruff check .

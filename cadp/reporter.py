@@ -148,7 +148,7 @@ class ConsoleReporter(Silent):
             return
         table = Table(title=title, title_justify="left")
         for column in rows[0]:
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row.values())
         self.console.print(table)

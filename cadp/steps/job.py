@@ -14,6 +14,7 @@ from cadp.privacy.events import ComposedEvent
 from cadp.reporter import Reporter
 from cadp.secret import PopulationSecret, load_secret
 from cadp.settings import Settings
+from cadp.sources import catalogue
 from cadp.spec import ReleaseSpec, load_spec
 from cadp.store import Store
 
@@ -190,8 +191,9 @@ def population_secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> 
 
 def source_mac(secret: PopulationSecret, spec: ReleaseSpec) -> str:
     """Return what binds a population to its source: HMAC of the source's address under the population's secret."""
-    url = spec.source.url
-    address = url if "://" in url or not Path(url).exists() else str(Path(url).resolve())
+    # One folder has one address however it is written, or it could be given two budgets.
+    known = catalogue.find(spec.source.url)
+    address = known.name if known else str(Path(spec.source.url.removeprefix("file://")).resolve())
     return secret.mac("source", f"{spec.source.format}\0{address}".encode()).hex()
 
 
