@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from cadp.errors import CadpError
+from cadp.reporter import plain_table
 from cadp.settings import Settings
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def main() -> None:
     try:
         app()
     except CadpError as error:
-        err.print(f"[red]error:[/red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped; run the same command again to go on")
@@ -56,7 +57,7 @@ def plan(spec: Spec, as_json: AsJson = False) -> None:
         return
     _table(f"Plan of {view.release}", view.rows)
     for line in view.lines:
-        out.print(line, highlight=False, soft_wrap=True)
+        out.print(escape(line), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -127,7 +128,7 @@ def verify(
     line = (
         f"{verified.release}: {verified.files} files, {verified.records:,} records, signed by {verified.signed_by[:16]}"
     )
-    out.print(f"[green]ok[/green] {line}", highlight=False, soft_wrap=True)
+    out.print(f"[green]ok[/green] {escape(line)}", highlight=False, soft_wrap=True)
     if not verified.listed:
         out.print("this store cannot be listed, so extra files could not be looked for", highlight=False)
 
@@ -142,7 +143,7 @@ def keys_new(if_absent: Annotated[bool, typer.Option("--if-absent", help="keep a
     settings.make_private_folders()
     path = signing_key_path(settings)
     signer = load_signer(path) if if_absent and path.exists() else new_key(path)
-    out.print(f"signing key {signer.key_id[:16]} in {path}", highlight=False, soft_wrap=True)
+    out.print(escape(f"signing key {signer.key_id[:16]} in {path}"), highlight=False, soft_wrap=True)
 
 
 @budget.command("init")
@@ -191,13 +192,4 @@ def _table(title: str, rows: list[dict[str, str]]) -> None:
     if not rows:
         out.print(f"{title}: nothing yet")
         return
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    out.print(table)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+    out.print(plain_table(title, rows))

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -57,6 +58,16 @@ class Reporter(Protocol):
 
     def event(self, kind: str, message: str) -> None:
         """Say that something happened: `charged`, `sealed`, `refused`, `withheld`, `published` …"""
+
+
+def plain_table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
+    """Return rows of one or more as a table; a bracket in a cell is a bracket, never markup."""
+    table = Table(title=Text(title), title_justify="left")
+    for column in rows[0]:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    return table
 
 
 def counted(items: Iterable[T], advance: Advance, every: int = 100) -> Iterator[T]:
@@ -146,17 +157,12 @@ class ConsoleReporter(Silent):
         """Print the table."""
         if not rows:
             return
-        table = Table(title=title, title_justify="left")
-        for column in rows[0]:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*row.values())
-        self.console.print(table)
+        self.console.print(plain_table(title, rows))
 
     def figure(self, key: str, title: str, value: str) -> None:
         """Print the figure."""
-        self.console.print(f"{title}: [bold]{value}[/bold]", highlight=False, soft_wrap=True)
+        self.console.print(f"{escape(title)}: [bold]{escape(value)}[/bold]", highlight=False, soft_wrap=True)
 
     def event(self, kind: str, message: str) -> None:
         """Print the event as one line."""
-        self.console.print(f"[dim]{kind:>10}[/dim]  {message}", highlight=False, soft_wrap=True)
+        self.console.print(f"[dim]{escape(kind):>10}[/dim]  {escape(message)}", highlight=False, soft_wrap=True)

@@ -82,16 +82,29 @@ class Settings:
         """Create the local folders of the private zone, readable by their owner alone.
 
         Raises:
-            SettingsError: a folder cannot be made.
+            SettingsError: a folder cannot be made, or a local zone could not be written.
         """
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            for folder in (self.home / "private", self.home / "anchors", self.keys_dir, self.secrets_dir, self.scratch):
+            for folder in (self.home / "private", self.keys_dir, self.secrets_dir, self.scratch):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise SettingsError(
                 f"cannot create {error.filename}: {error.strerror}; set CADP_HOME to a folder of yours"
             ) from error
+        for name, url in (("private", self.private_url), ("public", self.public_url), ("anchors", self.anchors_url)):
+            _require_writable(name, url)
+
+
+def _require_writable(name: str, url: str) -> None:
+    """Refuse a local zone that cannot be written, before anything is charged for what could not be put there."""
+    path = url.removeprefix("file://")
+    if "://" in path:
+        return
+    nearest = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "cannot be written" if nearest.is_dir() else "is not a folder"
+        raise SettingsError(f"{nearest} {reason}: set CADP_{name.upper()} to a folder that you can write")
 
 
 def _absolute(url: str) -> str:

@@ -1,7 +1,6 @@
 """What a user can get wrong: one clear line, the right exit code, nothing charged, nothing half-written."""
 
 import gzip
-import json
 import os
 import re
 import secrets
@@ -100,7 +99,7 @@ def test_more_content_than_the_model_learns(opened: Place, cadp: Command) -> Non
 
 
 def test_a_source_that_is_not_there(opened: Place, cadp: Command) -> None:
-    os.rename(opened.folder / "source", opened.folder / "moved")
+    (opened.folder / "source").rename(opened.folder / "moved")
     cadp(opened, "release", opened.spec).refused(1, "no folder", "source", "fashion-mnist")
     untouched(opened)
 
@@ -162,17 +161,12 @@ def test_budgets_of_a_missing_ledger(place: Place, cadp: Command, command: str) 
     assert not place.settings.home.exists()
 
 
-@pytest.mark.parametrize(
-    ("limits", "short"),
-    [
-        ({"epsilon": 20.0}, "train"),  # not even the training
-        ({"epsilon": 35.0}, "train+records"),  # the training, but then nothing could be released with it
-    ],
-)
-def test_a_budget_that_is_too_small(place: Place, cadp: Command, limits: dict[str, float], short: str) -> None:
-    place.open_budget(**limits)
-    message = cadp(place, "release", place.spec).refused(3, "asked 38", f"left {limits['epsilon']:.2f}", "too much")
-    assert short in message
+# 20 does not pay for the training; 35 does, but then nothing could be released with it.
+@pytest.mark.parametrize("limit", [20.0, 35.0])
+def test_a_budget_that_is_too_small(place: Place, cadp: Command, limit: float) -> None:
+    place.open_budget(epsilon=limit)
+    message = cadp(place, "release", place.spec).refused(3, "train+records", "asked 37.9997", f"left {limit:.2f}")
+    assert f"{37.999795 - limit:.6f} too much" in message
     untouched(place)
 
 
@@ -254,6 +248,7 @@ def test_a_missing_or_open_signing_key(opened: Place, cadp: Command) -> None:
     key.chmod(0o644)
     cadp(opened, "release", opened.spec).refused(2, "chmod 600")
     key.unlink()
+    key.with_name("publisher.pem.pub").unlink()
     cadp(opened, "release", opened.spec).refused(2, "publisher.pem")
     untouched(opened)
     assert cadp(opened, "keys", "new").code == 0
@@ -289,7 +284,7 @@ def test_a_changed_source_stops_with_a_diff(opened: Place, cadp: Command) -> Non
     [("train", "shard"), ("privatize", "train"), ("validate", "privatize"), ("publish", "validate")],
 )
 def test_a_step_before_the_one_it_needs(opened: Place, cadp: Command, step: str, missing: str) -> None:
-    cadp(opened, step, opened.spec).refused(1, "not", "yet" if step != "privatize" else "model", f"cadp {missing}")
+    cadp(opened, step, opened.spec).refused(1, "yet", f"run `cadp {missing}`")
     untouched(opened)
 
 
@@ -307,9 +302,6 @@ def test_a_tampered_model_is_refused_before_the_records_are_charged(opened: Plac
         path.unlink()
         cadp(opened, "release", opened.spec).refused(1)
         path.write_bytes(right)
-    # A whole and honest model, but of another training: its digest is right, its privacy record is not this charge's.
-    body = json.loads(record.read_bytes())
-    assert body
     assert [charge.key for charge in made] == ["shapes/1.0.0/train"]
     assert charges(opened) == made
     assert public_files(opened) == []
@@ -322,9 +314,7 @@ def test_a_tampered_model_is_refused_before_the_records_are_charged(opened: Plac
 def test_a_zone_that_is_a_file(opened: Place, cadp: Command, zone: str) -> None:
     (opened.folder / "file").write_text("")
     where = {f"CADP_{zone.upper()}": str(opened.folder / "file")}
-    done = cadp(opened, "release", opened.spec, settings=where)
-    done.refused(done.code, "file")
-    assert done.code in {1, 2}
+    cadp(opened, "release", opened.spec, settings=where).refused(2, str(opened.folder / "file"))
     untouched(opened)
 
 
@@ -338,8 +328,8 @@ def test_an_unknown_setting_and_a_bad_profile(opened: Place, cadp: Command) -> N
 
 def test_an_address_of_no_known_kind(opened: Place, cadp: Command) -> None:
     cadp(opened, "release", opened.spec, settings={"CADP_PUBLIC": "ftp://host/x"}).refused(1, "ftp://host/x")
-    cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "nonsense"}).refused(1, "nonsense")
-    cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "postgresql://h/d"}).refused(1, "sqlite")
+    cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "ftp://h/x"}).refused(2, "ftp")
+    cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "postgresql://h/d"}).refused(2, "sqlite")
     untouched(opened)
 
 

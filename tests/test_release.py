@@ -22,8 +22,10 @@ from cadp.privacy.accountant import Curve, curve
 from cadp.publish.sign import new_key
 from cadp.records import Batch
 from cadp.steps.privatize import privatize_batch
+from cadp.store import Store
 from cadp.utility.classifier import train_classifier
 from tests.command import Command, charges, public_files
+from tests.servers.seaweedfs import S3Server
 from tests.small_release import CLASSES, RECORDS, SIDE, Place, pictures
 
 DOCUMENTS = {
@@ -438,3 +440,30 @@ def test_a_rejected_record_enters_as_the_zero_latent(
     for name, data in contents(folder_place).items():
         assert not re.search(rb"damaged picture|000[25]\.png", data), name
     assert cadp(folder_place, "verify", folder_place.public).code == 0
+
+
+def test_a_release_between_buckets(place: Place, cadp: Command, seaweedfs: S3Server) -> None:
+    private, public = f"s3://{seaweedfs.bucket()}/zone", f"s3://{seaweedfs.bucket()}/releases"
+    zones = {"CADP_PRIVATE": private, "CADP_PUBLIC": public, **seaweedfs.environment}
+    place.open_budget()
+    done = cadp(place, "release", place.spec, settings=zones)
+    assert done.code == 0, done.err
+    assert f"{public}/shapes/1.0.0" in done.out
+    made = charges(place)
+    assert len(made) == 3
+    again = cadp(place, "release", place.spec, settings=zones)
+    assert again.code == 0
+    assert "charged" not in again.err
+    assert charges(place) == made
+    assert cadp(place, "verify", f"{public}/shapes/1.0.0", settings=zones).code == 0
+    # Nothing private is in the public bucket, and nothing of the records is left on this machine.
+    names = {key for key, _ in Store.open(public, seaweedfs.options).list()}
+    assert {name.removeprefix("shapes/1.0.0/") for name in names} >= DOCUMENTS
+    assert all(name.startswith("shapes/1.0.0/") for name in names)
+    assert any(key.endswith(".run") for key, _ in Store.open(private, seaweedfs.options).list())
+    assert not (place.settings.home / "private" / "releases").exists()
+    assert list(place.settings.scratch.iterdir()) == []
+    assert public_files(place) == []
+    store = Store.open(public, seaweedfs.options)
+    store.delete("shapes/1.0.0/index.html")
+    cadp(place, "verify", f"{public}/shapes/1.0.0", settings=zones).refused(4, "missing: index.html")

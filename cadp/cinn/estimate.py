@@ -16,9 +16,9 @@ def class_means(sums: Array, noise: float, counts: NDArray[np.int64], radius: fl
 
     A class's own mean has weight s / (s + v): v is the variance of the noise in it (`noise` is the standard deviation
     of one entry of a sum), s what the observed mean square distance from the common mean leaves after v. That is the
-    positive-part James–Stein factor, but for one thing: every summand is non-negative and within `radius`, so two means
-    are at most √2·radius apart and s at most 2·radius²/D. Without that bound a class of one record would take a share of
-    its noise. A class without records takes the common mean, which lies within `radius` as well.
+    positive-part James–Stein factor, but for one thing: every summand is non-negative and within `radius`, so two
+    means are at most √2·radius apart and s at most 2·radius²/D. Without that bound a class of one record would take a
+    share of its noise. A class without records takes the common mean, which lies within `radius` as well.
     """
     common = sums.sum(axis=0) / max(int(counts.sum()), 1)
     common *= radius / max(float(np.linalg.norm(common)), radius)

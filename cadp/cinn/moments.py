@@ -160,11 +160,11 @@ class _Fit:
         square = self.plan.step**2
         unit = square / np.maximum(self.counts, 1)
         noisy = with_symmetric_noise(outer, second) * unit[:, None, None]
-        factors = stds[:, None] * class_factors(noisy, second.sigma * unit / math.sqrt(2))
+        factors: NDArray[np.float64] = stds[:, None] * class_factors(noisy, second.sigma * unit / math.sqrt(2))
         self.flow.whitening.lower.copy_(torch.from_numpy(np.tril(factors, -1)))
         self.flow.whitening.log_diagonal.copy_(torch.from_numpy(np.log(np.diagonal(factors, axis1=1, axis2=2))))
-        noisy = with_noise(energies, third) * square
-        bands = class_means(noisy, third.sigma * square, self.counts, third.bound * square)
+        noisy_energies = with_noise(energies, third).astype(np.float64) * square
+        bands = class_means(noisy_energies, third.sigma * square, self.counts, third.bound * square)
         scales = residual_stds(bands, self.flow.rotation.weight.numpy(), k, self.bands)
         self.flow.scale.log_scale.copy_(torch.from_numpy(np.log(scales)))
 

@@ -15,6 +15,8 @@ from cadp.errors import PrivacyError
 from cadp.privacy import noise, strips
 from tests.privacy.laws import gaussian_pmf, laplace_pmf, p_value
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 
 @pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0, 2.5, 7.99, 8.0, 20.0, 100.0])
 def test_the_discrete_gaussian_has_its_law(sigma: float) -> None:

@@ -1,0 +1,75 @@
+"""The population's secret: made once, whole, for its owner alone; and keys that tell nothing of each other."""
+
+import hmac
+import os
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from cadp.errors import SettingsError
+from cadp.secret import PopulationSecret, load_secret, make_secret
+
+
+def test_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        secret = make_secret(tmp_path, "people")
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "people.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == secret.root
+    assert len(secret.root) == 32
+    assert make_secret(tmp_path, "people") == secret == load_secret(tmp_path, "people")
+    assert make_secret(tmp_path, "others") != secret
+
+
+def test_a_race_has_one_winner(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: make_secret(tmp_path, "people").root, range(64)))
+    assert len(set(made)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["people.key"]
+
+
+def test_a_crash_leaves_no_half_made_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SettingsError, match="No space left"):
+        make_secret(tmp_path, "people")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_damaged(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="budget init"):
+        load_secret(tmp_path, "people")
+    (tmp_path / "people.key").write_bytes(b"x" * 31)
+    with pytest.raises(SettingsError, match="31 bytes, not 32"):
+        make_secret(tmp_path, "people")
+    with pytest.raises(SettingsError, match="cannot write"):
+        make_secret(tmp_path / "nowhere", "people")
+
+
+def test_keys_are_apart() -> None:
+    secret, other = PopulationSecret(b"a" * 32), PopulationSecret(b"b" * 32)
+    keys = {s.key(purpose) for s in (secret, other) for purpose in ("shard", "gate", "plan")}
+    assert len(keys) == 6
+    assert secret.mac("plan", b"m") != secret.mac("source", b"m")
+    assert secret.fingerprint() != other.fingerprint()
+
+
+def test_key_is_rfc_5869() -> None:
+    # Extract under a key of zeros, then one block of expand, written out.
+    secret = PopulationSecret(bytes(range(32)))
+    extracted = hmac.digest(bytes(32), secret.root, sha256)
+    assert secret.key("gate") == hmac.digest(extracted, b"cadp/1/gate\x01", sha256)
+    assert secret.mac("gate", b"m") == hmac.digest(secret.key("gate"), b"m", sha256)
+
+
+def test_never_in_a_log() -> None:
+    secret = PopulationSecret(b"s" * 32)
+    assert "sss" not in repr(secret) + str(secret)
