@@ -28,6 +28,7 @@ _FRAME = struct.Struct(">16sII")
 _HEAD = struct.Struct(">8sQQQ")  # magic, size of the run, records, index entries
 _ENTRY = struct.Struct(">16sQ")
 _MAGIC = b"cadprun1"
+INDEX_SUFFIX = ".index"
 _ITEM_OVERHEAD = 200  # two bytes objects, a tuple and its place in a list while sorted
 _MOST_ENTRIES = 4096
 _SMALLEST_READ = 64 << 10
@@ -62,7 +63,7 @@ def interval(index: int, of: int) -> tuple[bytes, bytes | None]:
 
 
 def write_run(items: Iterable[Item], store: Store, key: str, *, scratch: Path, memory: int = 64 << 20) -> Run:
-    """Sort `(key, payload)` items and put them in `store` as the run `key` with the sidecar `key + ".index"`.
+    """Sort `(key, payload)` items and put them in `store` as the run `key` with the sidecar `key + INDEX_SUFFIX`.
 
     The bytes depend on the multiset of items alone, not on their order or on `memory`: equal keys go by payload.
 
@@ -99,7 +100,7 @@ def write_run(items: Iterable[Item], store: Store, key: str, *, scratch: Path, m
             size += _FRAME.size + len(item[1])
         held.sort()
         ordered = heapq.merge(*_read_spills(spills, memory), held) if spills else iter(held)
-        run, sidecar = folder / "run", key + ".index"
+        run, sidecar = folder / "run", key + INDEX_SUFFIX
         index = _write_frames(ordered, run, spacing=max(_SMALLEST_READ, size // _MOST_ENTRIES))
         stored = store.put(key, run)
         head = _HEAD.pack(_MAGIC, size, records, len(index) // _ENTRY.size)
@@ -149,7 +150,7 @@ def _slice(store: Store, key: str, low: bytes, high: bytes | None, read: int) ->
 
 def _bounds(store: Store, key: str, low: bytes, high: bytes | None) -> tuple[int, int]:
     """Offsets between which every item of the interval lies, from the sidecar; duplicates may straddle an entry."""
-    sidecar = key + ".index"
+    sidecar = key + INDEX_SUFFIX
     data = store.get(sidecar)
     body = data[:-4]
     if len(data) < _HEAD.size + 4 or _sealed(body) != data or not body.startswith(_MAGIC):

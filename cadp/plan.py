@@ -241,14 +241,24 @@ def check_plan(plan: Plan, private: Store) -> None:
     """
     if not private.exists(PLAN_KEY):
         return
-    before, now = private.get(PLAN_KEY).decode(), _pretty(plan.to_json()).decode()
-    if before != now:
+    stored, current = json.loads(private.get(PLAN_KEY)), json.loads(_pretty(plan.to_json()))
+    if stored != current:
+        # The names of the source's files may be somebody's: they are counted here, not shown.
+        files = _changed_files(stored.pop("inventory", {}), current.pop("inventory", {}))
+        stored["source files changed"], current["source files changed"] = 0, files
+        before, now = _pretty(stored).decode(), _pretty(current).decode()
         lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "started with", "now", lineterm="", n=0)
         changes = "\n".join(line for line in lines if not line.startswith("@@"))
         raise PlanDiffers(
             f"{plan.spec.release} was started with another plan:\n{changes}\n"
-            f"next: restore what changed, or give the release a new version"
+            f"next: restore what changed, or give the release a new version; one that charged nothing "
+            f"may be forgotten with `cadp abandon`"
         )
+
+
+def _changed_files(before: dict[str, list[dict[str, Any]]], now: dict[str, list[dict[str, Any]]]) -> int:
+    old, new = ({(split, *file.values()) for split in tree for file in tree[split]} for tree in (before, now))
+    return len(old ^ new)
 
 
 def _pretty(value: object) -> bytes:

@@ -25,7 +25,7 @@ def remaining_steps(job: Job) -> tuple[Step, ...]:
     Raises:
         CadpError: the public zone cannot be reached or the signing key is missing: better now than when all is spent.
     """
-    if is_published(job.public):
+    if is_published(job):
         job.ledger.publish(job.spec.release)  # a crash after the manifest left this undone; otherwise it is done
         return ()
     load_signer(signing_key_path(job.settings))
@@ -83,7 +83,7 @@ def summary(job: Job) -> Summary:
     Raises:
         CadpError: it is not published yet.
     """
-    if not is_published(job.public):
+    if not is_published(job):
         raise CadpError(f"{job.spec.release} is not published yet: run `cadp release`")
     url = job.public.url
     budgets = (job.ledger.budget(name) for name in (job.spec.population, job.plan.holdout_population))

@@ -84,23 +84,30 @@ class Settings:
         Raises:
             SettingsError: a folder cannot be made, or a local zone could not be written.
         """
+        zones = [Path(url.removeprefix("file://")) for url in (self.private_url, self.anchors_url) if _is_local(url)]
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            for folder in (self.home / "private", self.keys_dir, self.secrets_dir, self.scratch):
+            for name in ("private", "public", "anchors"):
+                _require_writable(name, getattr(self, f"{name}_url"))
+            for folder in (self.home / "private", *zones, self.keys_dir, self.secrets_dir, self.scratch):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if folder.is_dir() and folder.stat().st_mode & 0o007:
+                    raise SettingsError(f"{folder} is open to everybody on this machine: chmod o-rwx {folder}")
         except OSError as error:
             raise SettingsError(
                 f"cannot create {error.filename}: {error.strerror}; set CADP_HOME to a folder of yours"
             ) from error
-        for name, url in (("private", self.private_url), ("public", self.public_url), ("anchors", self.anchors_url)):
-            _require_writable(name, url)
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url.removeprefix("file://")
 
 
 def _require_writable(name: str, url: str) -> None:
     """Refuse a local zone that cannot be written, before anything is charged for what could not be put there."""
-    path = url.removeprefix("file://")
-    if "://" in path:
+    if not _is_local(url):
         return
+    path = url.removeprefix("file://")
     nearest = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "cannot be written" if nearest.is_dir() else "is not a folder"
@@ -108,7 +115,12 @@ def _require_writable(name: str, url: str) -> None:
 
 
 def _absolute(url: str) -> str:
-    return url if "://" in url else str(Path(url).expanduser().absolute())
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return str(Path(url).expanduser().absolute())
+    if scheme not in ("file", "s3"):
+        raise SettingsError(f"{url}: a zone is a folder, file:// or s3://, not {scheme}://")
+    return url
 
 
 def _profile(path: str | None) -> dict[str, str]:

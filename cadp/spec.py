@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cadp.errors import SpecError
 
@@ -51,7 +51,7 @@ class Source(_Frozen):
     labels: Literal["public"] = Field(description="labels are published as they are; class counts leak exactly then")
     records: int | None = Field(default=None, ge=1, description="how many records the source holds; public")
     shape: tuple[int, int, int] | None = Field(default=None, description="height, width, channels; public")
-    classes: tuple[str, ...] | None = Field(default=None, min_length=2, description="label names; public")
+    classes: tuple[Words, ...] | None = Field(default=None, min_length=2, description="label names; public")
     holdout_records: int | None = Field(default=None, ge=1, description="records of the declared holdout split")
     max_rejects: float = Field(default=0.001, ge=0, le=1, description="share of unreadable records that stops a run")
 
@@ -133,7 +133,6 @@ class Run(_Frozen):
     range_records: int = Field(default=6000, ge=1, description="records in one unit of work, retry and sealing")
     workers: int | None = Field(default=None, ge=1, le=256, description="threads; the number of cores if left out")
     batch: int = Field(default=1024, ge=1, le=65536)
-    approve: bool = Field(default=False, description="pause for approval before the first charge")
 
 
 class ReleaseSpec(_Frozen):
@@ -141,7 +140,7 @@ class ReleaseSpec(_Frozen):
 
     name: str = Field(pattern=_NAME, description="of the dataset; part of the release's address")
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="of the release; immutable once published")
-    license: str = Field(min_length=1, description="SPDX identifier")
+    license: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$", description="SPDX identifier")
     population: str = Field(pattern=_NAME, description="whose budget; its limit lives in the ledger alone")
     source: Source
     spend: Spend
@@ -193,6 +192,8 @@ def parse_spec(text: str, *, name: str = "release.yaml") -> ReleaseSpec:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise SpecError(f"{name}:{line}: not YAML: {error.problem or error.context}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{name}:1: not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, CommentedMap):
         raise SpecError(f"{name}:1: a spec is a mapping of name, version, source, …")
     try:

@@ -6,8 +6,13 @@ set -euo pipefail
 
 venv=${1:?the folder of the environment}
 torch=${TORCH:-cpu} version=${TORCH_VERSION:?the version of torch} index=${TORCH_INDEX:-}
+# Lies in VENV while a command works on it. If it is there at the start, that command was cut off in the middle of
+# something: pip would take a package half unpacked for an installed one.
+cut=$venv/unfinished
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 # Downloads are kept beside the environment until it is complete, never in the user's own cache.
 export PIP_CACHE_DIR="$PWD/$venv/cache" PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONNOUSERSITE=1
 # pip asks rustc for its version, and rustup's would make a folder in an empty home.
@@ -24,9 +29,12 @@ stage() {
     local title=$1 began=$SECONDS
     shift
     printf '  %-40s' "$title"
+    mkdir -p "$venv" && touch "$cut"
     if "$@" >"$log" 2>&1; then
+        rm -f "$cut"
         printf '%4d s\n' $((SECONDS - began))
     else
+        rm -f "$cut"
         printf 'failed\n'
         tail -n 25 "$log" >&2
         fail "$title failed; what it said last stands above"
@@ -52,7 +60,8 @@ find_python() {
 }
 
 make_environment() {
-    "$venv/bin/python" -m pip --version || "$1" -m venv --clear "$venv"
+    [ "$2" = whole ] || find "$venv" -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
+    "$venv/bin/python" -m pip --version || "$1" -m venv "$venv"
 }
 
 install_torch() {
@@ -90,7 +99,9 @@ check_all() { "$venv/bin/python" -m pip check; }
 
 case $torch in cpu | cuda) ;; *) fail "TORCH=$torch: cpu or cuda" ;; esac
 python=$(find_python)
-stage "environment ($("$python" --version 2>&1))" make_environment "$python"
+state=whole
+[ ! -e "$cut" ] || state=cut
+stage "environment ($("$python" --version 2>&1))" make_environment "$python" $state
 stage "torch $version ($torch)" install_torch
 stage "torch imports" check_torch
 stage "cadp and its libraries" install_cadp

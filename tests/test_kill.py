@@ -135,7 +135,7 @@ def check_completes(place: Place) -> None:
     after = digests(place.public)
     assert all(after[name] == digest for name, digest in before.items()), "a file was visible before it was whole"
     job = place.job()
-    assert is_published(job.public)
+    assert is_published(job)
     trusted = [load_public(public_path(signing_key_path(place.settings)))]
     assert verify(str(place.public), trusted).records == job.plan.facts.records
 

@@ -31,7 +31,7 @@ _MEANING = {
     sqlite3.SQLITE_FULL: "the disk is full: nothing was recorded; make room and run again",
     sqlite3.SQLITE_READONLY: "it may not be written by this user: nothing was recorded",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is a file and that this user may read and write it",
-    sqlite3.SQLITE_IOERR: "the disk failed: nothing is certain until `cadp budget verify` passes",
+    sqlite3.SQLITE_IOERR: "the disk failed: nothing is certain until it is mended; open the ledger again then",
     sqlite3.SQLITE_PERM: "this user may not open it",
 }
 

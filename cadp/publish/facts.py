@@ -49,7 +49,7 @@ class ReleaseFacts:
         statement_lines: the same in a few lines of plain words.
         accuracy: the gate's charged figures, None where no gate ran.
         charges: ids of the ledger's charges behind this release.
-        plan_digest: sha256 of the plan, hex.
+        plan_digest: keyed hash of the plan, hex: names it, and cannot be computed from a guess.
         versions: library name → version, as run.
         date: ISO date, fixed once so that a rerun writes the same bytes.
         publisher: who answers for the release.

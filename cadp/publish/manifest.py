@@ -50,7 +50,7 @@ class Manifest:
 
     @property
     def plan_digest(self) -> str:
-        """sha256 of the plan, hex."""
+        """Keyed hash of the plan, hex: names it, and cannot be computed from a guess."""
         return str(self.body["plan_digest"])
 
     @property

@@ -31,7 +31,7 @@ class Verified:
 
     Attributes:
         release: `name/version`.
-        plan_digest: sha256 of the plan, hex.
+        plan_digest: keyed hash of the plan, hex: names it, and cannot be computed from a guess.
         signed_by: id of the trusted key.
         files: how many files were checked, the manifest and its signature included.
         size: their bytes.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cadp.errors import LedgerError
 from cadp.ledger import Ledger, State
+from cadp.publish.layout import ENVELOPE
 from cadp.settings import Settings
 from cadp.spec import load_spec
-from cadp.steps.publish import is_published
 from cadp.store import Store
 
 
@@ -22,7 +22,7 @@ def abandon_release(spec_path: Path, settings: Settings, reason: str) -> str:
     spec = load_spec(spec_path)
     ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
     public = Store.open(settings.public_url).child(spec.release)
-    if is_published(public):
+    if public.exists(ENVELOPE):
         raise LedgerError(f"{spec.release} is published: it cannot be abandoned, only followed by a new version")
     private = Store.open(settings.private_url).child(f"releases/{spec.release}")
     charged = [c for c in ledger.charges(release=spec.release) if c.state is not State.VOIDED]

@@ -16,6 +16,7 @@ from cadp.secret import PopulationSecret, load_secret
 from cadp.settings import Settings
 from cadp.sources import catalogue
 from cadp.spec import ReleaseSpec, load_spec
+from cadp.steps.scratch import own_scratch, sweep_scratch
 from cadp.store import Store
 
 # A range takes minutes; its worker renews the lease as it goes. A dead worker's lease lapses after this.
@@ -56,6 +57,7 @@ class Job:
         ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
         secret = population_secret(ledger, settings, spec)
         settings.make_private_folders()
+        sweep_scratch(settings.scratch)
         private = Store.open(settings.private_url)
         release = private.child(f"releases/{spec.release}")
         plan = plan_release(spec, settings.data_dir, release)
@@ -82,8 +84,8 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        """Local folder for sorting and staging; private."""
-        return self.settings.scratch
+        """Local folder of this process for sorting and staging; private."""
+        return own_scratch(self.settings.scratch)
 
     @property
     def plan_digest(self) -> str:

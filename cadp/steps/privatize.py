@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cadp.errors import CadpError
-from cadp.exchange import interval, merge, write_run
+from cadp.errors import CadpError, SealConflict
+from cadp.exchange import INDEX_SUFFIX, interval, merge, write_run
 from cadp.privacy.mechanisms import Mechanism
 from cadp.records import Batch, Released, pack_released, unpack_released
 from cadp.reporter import Reporter
@@ -54,13 +54,26 @@ class PrivatizeStep:
                     renewal.renew_if_due()
 
             run = write_run(items(), job.private, key, scratch=job.scratch)
-        job.ledger.seal(lease, key=run.key, sha256=run.sha256, facts={"records": run.records})
+        try:
+            job.ledger.seal(lease, key=run.key, sha256=run.sha256, facts={"records": run.records})
+        except SealConflict:
+            _delete_run(job, run.key)  # another attempt's output counts; this one is never read
+            raise
         reporter.event("sealed", f"range {index}: {run.records:,} records")
 
     def finish(self, job: Job, reporter: Reporter) -> None:
-        """Close the charge once every range is sealed."""
+        """Close the charge once every range is sealed, and delete what attempts left that were not."""
         del reporter
         job.ledger.finish(job.charge("records").id, job.plan.ranges)
+        kept = set(sealed_runs(job))
+        for key, _ in job.private.list("sealed/"):
+            if key.removesuffix(INDEX_SUFFIX) not in kept:
+                job.private.delete(key)
+
+
+def _delete_run(job: Job, key: str) -> None:
+    for part in (key, key + INDEX_SUFFIX):
+        job.private.delete(part)
 
 
 def privatize_batch(flow: "ConditionalFlow", mechanism: Mechanism, batch: Batch) -> list[Released]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadp.errors import CadpError, RejectedInput, SpecError
-from cadp.exchange import interval, merge, write_run
+from cadp.exchange import INDEX_SUFFIX, interval, merge, write_run
 from cadp.records import Record, pack_record, unpack_record
 from cadp.reporter import Reporter, counted
 from cadp.shards import read_raw_shard, write_raw_shard
@@ -67,13 +67,17 @@ class ShardStep:
             job.private.put(raw_key(job, index), path)
 
     def finish(self, job: Job, reporter: Reporter) -> None:
-        """Show what the source held; for the operator."""
+        """Show what the source held. How many records were rejected, and why, is for the private zone alone."""
         facts = read_facts(job)
         reporter.table(
             "source",
-            "Source (private)",
+            "Source",
             [
-                {"split": split, "records": f"{fact['records']:,}", "rejected": f"{fact['rejected']:,}"}
+                {
+                    "split": split,
+                    "records": f"{fact['records']:,}",
+                    "rejects": f"below {job.spec.source.max_rejects:.2%}",
+                }
                 for split, fact in facts.items()
             ],
         )
@@ -86,6 +90,8 @@ class ShardStep:
             counted = _Counted(source, split, len(job.plan.facts.classes), rejects)
             with reporter.progress(f"read {split}", expected, "records") as advance:
                 items = _keyed(counted.records(advance), job)
+                for key in (_run_key(split), _run_key(split) + INDEX_SUFFIX):
+                    job.private.delete(key)  # of an attempt that did not get to its end
                 write_run(items, job.private, _run_key(split), scratch=job.scratch)
             facts[split] = counted.facts()
         _put_rejects(job, rejects)
@@ -130,14 +136,15 @@ def _check_counts(job: Job, split: str, expected: int, facts: SplitFacts) -> Non
     if facts["records"] != expected:
         raise SpecError(
             f"the plan counts on {expected:,} records in split {split} of {job.spec.source.url}, which holds "
-            f"{facts['records']:,}: correct the spec's public counts; nothing was charged"
+            f"{facts['records']:,}: nothing was charged. Next: `cadp abandon`, and correct the "
+            f"spec's public counts"
         )
     share, most = facts["rejected"] / expected, job.spec.source.max_rejects
     if share > most:
         raise RejectedInput(
             f"{facts['rejected']:,} of {expected:,} records of split {split} cannot be read ({share:.2%}, "
             f"source.max_rejects is {most:.2%}); nothing was charged. The reasons are in "
-            f"{job.private.url_of(REJECTS_KEY)}"
+            f"{job.private.url_of(REJECTS_KEY)}. Next: `cadp abandon`, and mend the source or raise max_rejects"
         )
 
 

@@ -35,10 +35,9 @@ class TrainStep:
         return [] if job.ledger.seals(charge.id) else [0]
 
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
-        """Fit the moments, check the round trip on synthetic codes, save and seal the checkpoint."""
+        """Fit the moments, save the checkpoint and seal it: the charge pays for one model, whatever it is like."""
         from cadp.cinn.checkpoint import save_checkpoint  # noqa: PLC0415  (torch only where a step runs)
         from cadp.cinn.moments import fit_moments  # noqa: PLC0415
-        from cadp.cinn.network import ROUND_TRIP_LIMIT, check_round_trip  # noqa: PLC0415
 
         charge = job.charge("train")
         lease = job.lease(charge, index, reporter)
@@ -48,20 +47,15 @@ class TrainStep:
         with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
             records = decode_once(job, Path(folder), reporter)
             flow = fit_moments(records.batches, job.plan.moments, counts, reporter)
-        error = check_round_trip(flow)
-        if not error <= ROUND_TRIP_LIMIT:
-            raise CheckpointRefused(
-                f"the trained model does not invert: round-trip error {error:.1e} on synthetic codes, at most "
-                f"{ROUND_TRIP_LIMIT:.0e} is accepted; the charge stays, run again to fit anew under it"
-            )
         record = {"relation": RELATION, "population": job.spec.population, "event": charge.event.to_json()}
         digest = save_checkpoint(job.models, flow, record, job.plan.versions)
         job.ledger.seal(lease, key=digest, sha256=digest, facts={})
-        reporter.event("sealed", f"model {digest[:12]}, round-trip error {error:.1e}")
+        reporter.event("sealed", f"model {digest[:12]}")
 
     def finish(self, job: Job, reporter: Reporter) -> None:
-        """Close the charge."""
+        """Check the sealed model and close the charge."""
         del reporter
+        load_model(job)
         job.ledger.finish(job.charge("train").id, 1)
 
 
@@ -109,8 +103,17 @@ def range_batches(job: Job, index: int) -> Iterator[Batch]:
 
 
 def load_model(job: Job) -> "ConditionalFlow":
-    """Load the sealed checkpoint of this release's training charge; its privacy record must be that charge's."""
+    """Load the sealed checkpoint of this release's training charge, and check that it may be used.
+
+    The checks are functions of the one sealed model. A model that fails them is never fitted anew under its charge:
+    drawing until a draw passes would cost more than one draw.
+
+    Raises:
+        CadpError: there is none yet.
+        CheckpointRefused: its privacy record is another charge's, or it does not invert on synthetic records.
+    """
     from cadp.cinn.checkpoint import load_checkpoint  # noqa: PLC0415
+    from cadp.cinn.network import ROUND_TRIP_LIMIT, check_round_trip  # noqa: PLC0415
 
     charge = job.find_charge("train")
     seal = job.ledger.seals(charge.id).get(0) if charge else None
@@ -120,5 +123,11 @@ def load_model(job: Job) -> "ConditionalFlow":
     if record.get("event") != charge.event.to_json() or record.get("population") != job.spec.population:
         raise CheckpointRefused(
             f"model {seal.key[:12]} was not trained under charge {charge.id}: its privacy record is another's"
+        )
+    error = check_round_trip(flow)
+    if not error <= ROUND_TRIP_LIMIT:
+        raise CheckpointRefused(
+            f"model {seal.key[:12]} does not invert: round-trip error {error:.1e} on synthetic records, at most "
+            f"{ROUND_TRIP_LIMIT:.0e} is accepted; its charge is spent. Next: `cadp abandon`, then a new version"
         )
     return flow

@@ -143,6 +143,8 @@ def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any])
         class_counts=read_facts(job)[TRAIN]["class_counts"],
         gate=answer,
     )
+    if job.private.exists(_VERDICT):
+        return  # another process was faster
     for key, _ in job.private.list(EXPECTATIONS):
         job.private.delete(key)  # of an attempt that stopped before its verdict
     for name, data in report.files.items():

@@ -140,11 +140,11 @@ BAD_PRIVACY: list[tuple[str, object]] = [
 def test_without_a_sound_privacy_record_a_model_is_neither_saved_nor_loaded(
     store: Store, flow: ConditionalFlow, saved: str, privacy: Any
 ) -> None:
-    with pytest.raises(CheckpointRefused, match="privacy record|event"):
+    with pytest.raises(CheckpointRefused, match=r"privacy record|event"):
         save_checkpoint(store, flow, privacy, VERSIONS)
     assert len(store.list()) == 2  # what `saved` left
     digest = put_record(store, {**record_of(store, saved), "privacy": privacy})
-    with pytest.raises(CheckpointRefused, match="privacy record|event"):
+    with pytest.raises(CheckpointRefused, match=r"privacy record|event"):
         load_checkpoint(store, digest)
 
 
@@ -195,7 +195,7 @@ def test_an_event_nested_without_end_is_refused(store: Store, saved: str, depth:
     data = json.dumps(record).replace('"HERE"', event).encode()
     digest = hashlib.sha256(data).hexdigest()
     store.put(f"{digest}.json", data)
-    with pytest.raises(CheckpointRefused, match="event|not JSON"):
+    with pytest.raises(CheckpointRefused, match=r"event|not JSON"):
         load_checkpoint(store, digest)
 
 

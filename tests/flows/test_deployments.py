@@ -29,8 +29,8 @@ def cli(prefect: PrefectServer, *arguments: str, cwd: Path = ROOT) -> str:
 
 @pytest.fixture(scope="module")
 def deployed(prefect: PrefectServer) -> dict[str, dict[str, object]]:
-    cli(prefect, "work-pool", "create", "--type", "process", "cadp")
-    cli(prefect, "variable", "set", "cadp_checkout", str(ROOT))
+    prefect.ask("work_pools/", {"name": "cadp", "type": "process"})
+    prefect.ask("variables/", {"name": "cadp_checkout", "value": str(ROOT)})
     cli(prefect, "deploy", "--all")
     return {deployment["name"]: deployment for deployment in prefect.ask("deployments/filter", {})}
 

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.servers.prefect import ROOT, PrefectServer
 
+Failed = Callable[[str], subprocess.CompletedProcess[str]]
 STEPS = ("shard", "train", "privatize", "validate", "publish")
 
 
@@ -19,8 +22,12 @@ def spec_file(folder: Path, name: str) -> Path:
 
 
 def run(prefect: PrefectServer, mode: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(prefect, "tests.flows.fake_release", mode, "release", *arguments)
+
+
+def python(prefect: PrefectServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.flows.fake_release", mode, "release", *arguments],
+        [sys.executable, "-m", *arguments],
         cwd=ROOT,
         env=prefect.environment,
         capture_output=True,
@@ -88,6 +95,12 @@ def test_logs_of_a_steps_own_threads_reach_the_ui(prefect: PrefectServer) -> Non
     assert {f"sealed: range {index}" for index in range(4)} <= set(said)
 
 
+@pytest.fixture(scope="module")
+def failed(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Failed:
+    """A release that fails in the given mode; run once a mode."""
+    return cache(lambda mode: run(prefect, mode, str(spec_file(tmp_path_factory.mktemp("spec"), mode))))
+
+
 @pytest.mark.parametrize(
     ("mode", "code", "step", "message", "advice"),
     [
@@ -97,18 +110,18 @@ def test_logs_of_a_steps_own_threads_reach_the_ui(prefect: PrefectServer) -> Non
     ],
 )
 def test_a_failure_is_one_line_an_exit_code_and_a_failed_run(
-    prefect: PrefectServer, tmp_path: Path, mode: str, code: int, step: str, message: str, advice: str
+    prefect: PrefectServer, failed: Failed, mode: str, code: int, step: str, message: str, advice: str
 ) -> None:
-    ended = run(prefect, mode, str(spec_file(tmp_path, mode)))
+    ended = failed(mode)
     assert ended.returncode == code
     errors = [line for line in ended.stderr.splitlines() if "error:" in line]
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in ended.stdout + ended.stderr
     for name in ("release", step):
-        failed = prefect.flow_run(f"{name} {mode} 1.0.0")
-        assert failed["state"]["type"] == "FAILED"
-        assert message in failed["state"]["message"]
+        flow_run = prefect.flow_run(f"{name} {mode} 1.0.0")
+        assert flow_run["state"]["type"] == "FAILED"
+        assert message in flow_run["state"]["message"]
     why = prefect.artifacts(prefect.flow_run(f"release {mode} 1.0.0")["id"])[f"release-{mode}-1-0-0-stopped"]
     assert message in why["data"]
     assert advice in why["data"]
@@ -116,7 +129,8 @@ def test_a_failure_is_one_line_an_exit_code_and_a_failed_run(
     assert not prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [f"{after} {mode} 1.0.0"]}}})
 
 
-def test_a_failed_range_is_shown_and_the_others_are_not_blamed(prefect: PrefectServer) -> None:
+def test_a_failed_range_is_shown_and_the_others_are_not_blamed(prefect: PrefectServer, failed: Failed) -> None:
+    failed("broken")
     step_run = prefect.flow_run("privatize broken 1.0.0")
     tasks = prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [step_run["id"]]}}})
     states = {task["name"]: task["state"]["type"] for task in tasks}
@@ -140,10 +154,10 @@ def test_a_published_version_ends_with_the_same_summary_and_runs_no_step(
 
 
 def test_bad_arguments_are_a_usage_error_before_any_run(prefect: PrefectServer, tmp_path: Path) -> None:
-    missing = run(prefect, "well", str(tmp_path / "missing.yaml"))
+    missing = python(prefect, "flows", "release", str(tmp_path / "missing.yaml"))
     assert missing.returncode == 2
     assert "there is no spec" in missing.stderr
-    workers = run(prefect, "well", str(spec_file(tmp_path, "garments")), "--workers", "0")
+    workers = python(prefect, "flows", "release", str(spec_file(tmp_path, "garments")), "--workers", "0")
     assert workers.returncode == 2
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: [")

@@ -69,7 +69,7 @@ def test_the_companion_event_is_zero_out_and_never_added_to_the_charge(monkeypat
     assert plan.event() == PureEvent(0.5, relation=RELATION)
     laws = [law_of_answers(plan, correct, monkeypatch) for correct in (50, 49)]
     assert worst_loss(*laws, inner=100) == pytest.approx(plan.zero_out_event().epsilon, rel=1e-9)
-    with pytest.raises(PrivacyError, match="relation|zero-out"):
+    with pytest.raises(PrivacyError, match="zero-out"):
         curve(plan.event()) + curve(plan.zero_out_event())
 
 
