@@ -56,18 +56,20 @@ find_python() {
             return
         fi
     done
-    fail "${PYTHON:-no interpreter on the PATH} is Python 3.11 to 3.13 with venv: install one or pass PYTHON=…"
+    fail "${PYTHON:-what the PATH has} is not Python 3.11 to 3.13 with venv: install one or pass PYTHON=…"
 }
 
 make_environment() {
-    [ "$2" = whole ] || find "$venv" -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
-    "$venv/bin/python" -m pip --version || "$1" -m venv "$venv"
+    if [ "$2" = cut ] || ! "$venv/bin/python" -m pip --version; then
+        find "$venv" -mindepth 1 -maxdepth 1 ! -name cache ! -name unfinished -exec rm -rf {} +
+        "$1" -m venv "$venv"
+    fi
 }
 
 install_torch() {
     local from=()
     [ -z "$index" ] || from=(--index-url "$index")
-    if [ "$torch" = cpu ] && pip install -c infra/constraints.txt "${from[@]}" "torch==$version+cpu"; then
+    if [ "$torch" = cpu ] && pip install -c infra/constraints.txt ${from[@]+"${from[@]}"} "torch==$version+cpu"; then
         return
     fi
     if [ "$torch" = cpu ] && [ -z "$index" ]; then
@@ -76,7 +78,7 @@ install_torch() {
     fi
     # A CPU build left from another set-up would satisfy the version.
     if [ "$torch" = cuda ] && ! check_torch; then pip uninstall --yes torch; fi
-    pip install -c infra/constraints.txt "${from[@]}" "torch==$version"
+    pip install -c infra/constraints.txt ${from[@]+"${from[@]}"} "torch==$version"
 }
 
 check_torch() {
