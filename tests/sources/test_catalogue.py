@@ -51,11 +51,11 @@ def test_a_repacked_file_is_the_same_content(tiny: PublicDataset, tmp_path: Path
         (None, "missing"),
         (b"", "not the pinned file"),
         (b"junk", "unreadable"),
-        (gzip.compress(b"content" * 99 + b"Content"), "not the pinned file"),
-        (gzip.compress(b"content" * 99), "not the pinned file"),
-        (gzip.compress(b"content" * 100 + b"!"), "not the pinned file"),
-        (gzip.compress(b"content" * 100)[:-9], "unreadable"),
-        (gzip.compress(b"content" * 100) + gzip.compress(bytes(300 << 20)), "not the pinned file"),
+        (gzip.compress(b"content" * 99 + b"Content", mtime=0), "not the pinned file"),
+        (gzip.compress(b"content" * 99, mtime=0), "not the pinned file"),
+        (gzip.compress(b"content" * 100 + b"!", mtime=0), "not the pinned file"),
+        (gzip.compress(b"content" * 100, mtime=0)[:-9], "unreadable"),
+        (gzip.compress(b"content" * 100, mtime=0) + gzip.compress(bytes(300 << 20), mtime=0), "not the pinned file"),
     ],
 )
 def test_any_other_content_is_refused(tiny: PublicDataset, tmp_path: Path, data: bytes | None, says: str) -> None:
