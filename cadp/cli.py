@@ -6,6 +6,7 @@
 import json
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -29,6 +30,9 @@ app.add_typer(budget, name="budget")
 app.add_typer(keys, name="keys")
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="a release.yaml", show_default=False)]
+Population = Annotated[
+    str | None, typer.Argument(metavar="[POPULATION]", help="only this one and its holdout", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 out = Console()
 err = Console(stderr=True)
@@ -39,11 +43,20 @@ def main() -> None:
     try:
         app()
     except CadpError as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped; run the same command again to go on")
         sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+    """Print a message: as it is for scripts; on a screen it breaks between words, never inside a path or a URL."""
+    lines = f"error: {message}".splitlines()
+    if err.is_terminal:
+        lines = [fill(line, err.width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    text = "\n".join(lines).removeprefix("error:")
+    err.print(f"[red]error:[/red]{escape(text)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -102,6 +115,29 @@ def abandon(
 
 
 @app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
+    older_than: Annotated[
+        int | None, typer.Option(metavar="DAYS", min=0, max=999_999, help="instead of the settings' retention")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what nothing needs any more: lost attempts, and what old published or burned releases were made from."""
+    from cadp.steps.collect import collect
+
+    collected = collect(Settings.load(), days=older_than, dry_run=dry_run)
+    if as_json:
+        out.print_json(json.dumps(collected.to_json()))
+        return
+    if rows := collected.rows():
+        _table("Garbage", rows)
+    else:
+        out.print("nothing to delete")
+    for line in [*(f"unknown, left alone: {url}" for url in collected.unknown), *collected.notes]:
+        out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def verify(
     url: Annotated[str, typer.Argument(metavar="URL", help="a release: a folder or s3://…", show_default=False)],
     key: Annotated[list[Path] | None, typer.Option(help="a trusted public key (PEM); else the settings' keys")] = None,
@@ -155,37 +191,119 @@ def budget_init(
     if_absent: Annotated[bool, typer.Option("--if-absent", help="keep a budget that is there")] = False,
 ) -> None:
     """Make the ledger if there is none, and the budget of the spec's population. Limits are never raised."""
-    from cadp.show import budget_rows
+    from cadp.show import budget_view, print_budget
     from cadp.steps.budgets import has_budget, init_budget
 
     settings = Settings.load()
     if not (if_absent and has_budget(spec, settings)):
         init_budget(spec, settings, epsilon=epsilon, delta=delta, holdout_epsilon=holdout_epsilon)
-    _table("Budget (replace-one)", budget_rows(settings))
+    print_budget(budget_view(settings), out)
 
 
 @budget.command("show")
-def budget_show(as_json: AsJson = False) -> None:
-    """Show what every population has spent and what is left."""
-    from cadp.show import budget_rows
+def budget_show(population: Population = None, as_json: AsJson = False) -> None:
+    """Show what is spent, reserved and left of every limit, and which release holds how much."""
+    from cadp.show import budget_view, print_budget
 
-    rows = budget_rows(Settings.load())
+    view = budget_view(Settings.load(), population)
     if as_json:
-        out.print_json(json.dumps(rows))
-    else:
-        _table("Budget (replace-one)", rows)
+        out.print_json(json.dumps(view.to_json()))
+        return
+    print_budget(view, out)
 
 
 @budget.command("history")
-def budget_history(as_json: AsJson = False) -> None:
-    """List every charge."""
-    from cadp.show import history_rows
+def budget_history(
+    population: Population = None,
+    release: Annotated[str | None, typer.Option(metavar="NAME/VERSION", help="only this release")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every change of a budget, oldest first, with the ε of the population after it."""
+    from cadp.show import history_json, history_view, print_history
 
-    rows = history_rows(Settings.load())
+    lines = history_view(Settings.load(), population, release)
     if as_json:
-        out.print_json(json.dumps(rows))
-    else:
-        _table("Charges", rows)
+        out.print_json(json.dumps(history_json(lines)))
+        return
+    print_history(lines, out)
+
+
+@budget.command("backup")
+def budget_backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a new SQLite file", show_default=False)],
+) -> None:
+    """Write the whole ledger to a new file, whichever database it is in. Others may go on working meanwhile."""
+    from cadp.steps.backups import back_up_ledger, not_backed_up
+
+    settings = Settings.load()
+    _facts(back_up_ledger(settings, file))
+    out.print(escape(not_backed_up(settings)), highlight=False, soft_wrap=True)
+
+
+@budget.command("restore")
+def budget_restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what `cadp budget backup` wrote", show_default=False)],
+) -> None:
+    """Put a backup where the settings say that the ledger is and none is there, and compare it with its anchors."""
+    from cadp.steps.backups import open_restored, restore_ledger
+
+    settings = Settings.load()
+    _facts(restore_ledger(settings, file))
+    out.print(escape(open_restored(settings)), highlight=False, soft_wrap=True)
+
+
+@budget.command("verify")
+def budget_verify(as_json: AsJson = False) -> None:
+    """Recompute the whole budget from ledger and published manifests: chain, anchors, sums, and what was promised."""
+    from cadp.errors import VerificationFailed
+    from cadp.show.verify import account_rows, accounts_json
+    from cadp.steps.accounts import verify_accounts
+
+    accounts = verify_accounts(Settings.load())
+    if as_json:
+        out.print_json(json.dumps(accounts_json(accounts)))
+        if not accounts.hold:
+            raise typer.Exit(VerificationFailed.exit_code)
+        return
+    if accounts.accounts:
+        _table("Accounts (replace-one ε, recomputed)", account_rows(accounts))
+    for finding in accounts.findings:
+        if not finding.wrong:
+            out.print(escape(f"{finding.about}: {finding.text}"), highlight=False, soft_wrap=True)
+    wrong = [f"  {finding.about}: {finding.text}" for finding in accounts.findings if finding.wrong]
+    if wrong:
+        raise VerificationFailed("the accounts do not hold:\n" + "\n".join(wrong))
+    checked = accounts.checked
+    line = f"entries: {checked.entries if checked else 0}, releases read: {len(accounts.manifests)}"
+    out.print(f"[green]ok[/green] {line}", highlight=False, soft_wrap=True)
+
+
+@budget.command("recover")
+def budget_recover(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="there is no copy at all: make it from the anchors")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Bring back from the anchors what a restored or lost ledger has forgotten. Burns whatever was at work."""
+    from cadp.ledger import Ledger
+    from cadp.show.verify import recovery_lines
+    from cadp.store import Store
+
+    settings = Settings.load()
+    anchors = Store.open(settings.anchors_url)
+    found = Ledger.survey(settings.ledger_url, anchors, rebuild=rebuild)
+    if found.reentered is not None and not yes:
+        for line in recovery_lines(found):
+            out.print(escape(line), highlight=False, soft_wrap=True)
+        typer.confirm("Recover?", abort=True)
+    for line in recovery_lines(Ledger.recover(settings.ledger_url, anchors, rebuild=rebuild)):
+        out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _facts(facts: dict[str, str]) -> None:
+    for name, value in facts.items():
+        out.print(escape(f"{name:14}{value}"), highlight=False, soft_wrap=True)
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> None:

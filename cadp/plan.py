@@ -19,6 +19,7 @@ from cadp.cinn.plan import MomentsPlan
 from cadp.errors import ObjectExists, PlanDiffers, SpecError
 from cadp.privacy.accountant import Curve, Event, curve
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
+from cadp.privacy.plain_words import scientific
 from cadp.secret import PopulationSecret
 from cadp.sources import PublicFacts, Source, SourceFile, open_source
 from cadp.spec import ReleaseSpec, canonical_json
@@ -174,8 +175,8 @@ def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -
     delta = spec.spend.delta
     if delta > 1 / (10 * facts.records) and spec.spend.why_delta is None:
         raise SpecError(
-            f"spend.delta {delta:.0e} is above 1 / (10 · {facts.records:,} units) = {1 / (10 * facts.records):.1e}: "
-            f"lower it, or say in spend.why_delta why it may stand"
+            f"spend.delta {scientific(delta)} is above 1 / (10 · {facts.records:,} units) = "
+            f"{1 / (10 * facts.records):.1e}: lower it, or say in spend.why_delta why it may stand"
         )
     plan = Plan(
         spec=spec,

@@ -9,7 +9,8 @@ from cadp.reporter import Reporter
 from cadp.steps.budgets import budget_row
 from cadp.steps.job import Job, Step
 from cadp.steps.privatize import PrivatizeStep
-from cadp.steps.publish import PublishStep, is_published, published_facts, signing_key_path
+from cadp.steps.publish import PublishStep, published_facts
+from cadp.steps.published import is_published, signing_key_path
 from cadp.steps.shard import ShardStep
 from cadp.steps.train import TrainStep
 from cadp.steps.validate import ValidateStep, accuracy_line, gate_answer
@@ -26,7 +27,7 @@ def remaining_steps(job: Job) -> tuple[Step, ...]:
         CadpError: the public zone cannot be reached or the signing key is missing: better now than when all is spent.
     """
     if is_published(job):
-        job.ledger.publish(job.spec.release)  # a crash after the manifest left this undone; otherwise it is done
+        job.ledger.publish(job.spec.release)  # done before the manifest was put; a ledger that says otherwise refuses
         return ()
     load_signer(signing_key_path(job.settings))
     return STEPS
@@ -43,19 +44,24 @@ def run_release(job: Job, reporter: Reporter) -> None:
 
 
 def run_step(step: Step, job: Job, reporter: Reporter) -> None:
-    """Run one step: its ranges share the job's threads."""
-    ranges = step.prepare(job, reporter)
-    if ranges:
-        with ThreadPoolExecutor(max_workers=min(job.workers, len(ranges))) as pool:
-            running = [pool.submit(step.run, job, index, reporter) for index in ranges]
-            try:
-                for future in running:
-                    future.result()
-            except BaseException:
-                for future in running:
-                    future.cancel()
-                raise
-    step.finish(job, reporter)
+    """Run one step: its ranges share the job's threads; what the ledger has to tell goes to the reporter."""
+    with job.telling(reporter):
+        ranges = step.prepare(job, reporter)
+        if ranges:
+            _run_ranges(step, job, ranges, reporter)
+        step.finish(job, reporter)
+
+
+def _run_ranges(step: Step, job: Job, ranges: list[int], reporter: Reporter) -> None:
+    with ThreadPoolExecutor(max_workers=min(job.workers, len(ranges))) as pool:
+        running = [pool.submit(step.run, job, index, reporter) for index in ranges]
+        try:
+            for future in running:
+                future.result()
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import contextlib
 import hmac
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cadp.errors import SettingsError
+from cadp.errors import LedgerError, SettingsError
 
 _SIZE = 32
 
@@ -46,15 +47,48 @@ def make_secret(folder: Path, population: str) -> PopulationSecret:
     Raises:
         SettingsError: the file cannot be written or is damaged.
     """
-    path = folder / f"{population}.key"
-    if path.exists():
-        return load_secret(folder, population)
-    # Written whole under another name and then linked: a crash leaves no half-made secret, a race has one winner.
+    _put_if_absent(folder / f"{population}.key", lambda: os.urandom(_SIZE))
+    return load_secret(folder, population)
+
+
+def bind_ledger(folder: Path, population: str, ledger: str) -> None:
+    """Note beside the secret which ledger holds the population's budget; it never changes.
+
+    Raises:
+        LedgerError: another ledger holds it.
+    """
+    known = bound_ledger(folder, population)
+    if known is None:
+        _put_if_absent(folder / f"{population}.ledger", f"{ledger}\n".encode)
+        known = bound_ledger(folder, population)
+    if known != ledger:
+        raise LedgerError(
+            f"the budget of population {population} is kept by ledger {known}, and this is ledger {ledger}: point "
+            f"CADP_LEDGER and CADP_ANCHORS back to the first one; a fresh ledger would give the same people a second "
+            f"budget"
+        )
+
+
+def bound_ledger(folder: Path, population: str) -> str | None:
+    """Return the id of the ledger that holds the population's budget, or None if none was noted."""
+    path = folder / f"{population}.ledger"
     try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{population}-")
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read which ledger population {population} belongs to, {path}: {error}") from error
+
+
+def _put_if_absent(path: Path, content: Callable[[], bytes]) -> None:
+    """Write a file (mode 0600) under another name, then link it: nothing half made, and a race has one winner."""
+    if path.exists():
+        return
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(os.urandom(_SIZE))
+                file.write(content())
                 file.flush()
                 os.fsync(file.fileno())
             with contextlib.suppress(FileExistsError):
@@ -62,8 +96,7 @@ def make_secret(folder: Path, population: str) -> PopulationSecret:
         finally:
             Path(temporary).unlink()
     except OSError as error:
-        raise SettingsError(f"cannot write the population's secret {path}: {error.strerror}") from error
-    return load_secret(folder, population)
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from error
 
 
 def load_secret(folder: Path, population: str) -> PopulationSecret:

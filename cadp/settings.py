@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cadp.errors import SettingsError
 
-_NAMES = ("home", "private", "public", "ledger", "anchors", "keys", "secrets", "data", "scratch")
+_NAMES = ("home", "private", "public", "ledger", "anchors", "keys", "secrets", "data", "scratch", "retention_days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Settings:
         secrets_dir: local folder of the populations' secrets.
         data_dir: local folder of datasets that cadp knows by name.
         scratch: local folder for sorting; emptied after use.
+        retention_days: how long `cadp gc` keeps what a release was made from after it was published or burned.
     """
 
     home: Path
@@ -47,6 +48,7 @@ class Settings:
     secrets_dir: Path
     data_dir: Path
     scratch: Path
+    retention_days: int = 30
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -76,6 +78,7 @@ class Settings:
             secrets_dir=Path(values.get("secrets", str(local / "secrets"))).expanduser().absolute(),
             data_dir=Path(values.get("data", str(home / "data"))).expanduser().absolute(),
             scratch=Path(values.get("scratch", str(home / "scratch"))).expanduser().absolute(),
+            retention_days=_days(values.get("retention_days", "30")),
         )
 
     def make_private_folders(self) -> None:
@@ -121,6 +124,12 @@ def _absolute(url: str) -> str:
     if scheme not in ("file", "s3"):
         raise SettingsError(f"{url}: a zone is a folder, file:// or s3://, not {scheme}://")
     return url
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise SettingsError(f"retention_days is a whole number of days from 0 on, not {text!r}")
+    return int(text)
 
 
 def _profile(path: str | None) -> dict[str, str]:

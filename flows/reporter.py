@@ -23,6 +23,10 @@ WATCHER: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("watch
 """Who watches this process's terminal; a worker has nobody."""
 
 
+WARNINGS = frozenset({"burned", "recovered", "refused", "takeover", "threshold", "withheld"})
+"""Kinds of events that the operator should look at."""
+
+
 class PrefectReporter:
     """Reports to the flow run in which it was made; any thread may call its methods until it is closed.
 
@@ -95,7 +99,7 @@ class PrefectReporter:
             logger = get_run_logger()
         except MissingContextError:
             logger = self._logger
-        logger.log(logging.WARNING if kind in {"refused", "withheld"} else logging.INFO, "%s: %s", kind, message)
+        logger.log(logging.WARNING if kind in WARNINGS else logging.INFO, "%s: %s", kind, message)
 
     def markdown(self, key: str, title: str, text: str) -> None:
         """A markdown artifact that the terminal does not see."""

@@ -95,7 +95,7 @@ if built != sys.argv[1]:
 PYTHON
 }
 
-install_cadp() { pip install -c infra/constraints.txt -e '.[release,flows,s3,dev]'; }
+install_cadp() { pip install -c infra/constraints.txt -e '.[release,flows,s3,postgres,dev]'; }
 
 check_all() { "$venv/bin/python" -m pip check; }
 

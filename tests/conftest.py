@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: a real S3 server, and places of its own for every release."""
+"""Fixtures of the whole suite: real S3 and PostgreSQL servers, and places of its own for every release."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.small_release import Place, build
 
-pytest_plugins = ["tests.command", "tests.servers.seaweedfs"]
+pytest_plugins = ["tests.command", "tests.servers.postgres", "tests.servers.seaweedfs"]
 
 
 @pytest.fixture

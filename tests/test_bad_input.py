@@ -329,7 +329,11 @@ def test_an_unknown_setting_and_a_bad_profile(opened: Place, cadp: Command) -> N
 def test_an_address_of_no_known_kind(opened: Place, cadp: Command) -> None:
     cadp(opened, "release", opened.spec, settings={"CADP_PUBLIC": "ftp://host/x"}).refused(2, "ftp://host/x")
     cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "ftp://h/x"}).refused(2, "ftp")
-    cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "postgresql://h/d"}).refused(2, "sqlite")
+    cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": "mysql://h/d"}).refused(2, "sqlite", "postgresql")
+    nobody = "postgresql://someone:sesame@127.0.0.1:1/budget"
+    said = cadp(opened, "release", opened.spec, settings={"CADP_LEDGER": nobody})
+    said.refused(1, "budget on 127.0.0.1:1 cannot be reached")
+    assert "sesame" not in said.out + said.err
     untouched(opened)
 
 

@@ -79,6 +79,9 @@ POINTS = [
     ("validate", "before", "put", "manifest.json", 1),
     ("validate", "before", "put", "manifest.dsse", 1),
     ("validate", "before", "publish", "", 1),
+    ("validate", "after", "publish", "", 1),
+    ("validate", "after", "put", "manifest.json", 1),
+    ("validate", "after", "put", "manifest.dsse", 1),
 ]
 STAGES = ("nothing", "shard", "train", "privatize", "validate")
 
@@ -154,8 +157,9 @@ def test_killed_at_a_point(stages: dict[str, Path], point: tuple[str, str, str, 
     process = drive(place, when, what, part, str(nth))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
-    if what != "publish":
-        assert not (place.public / "manifest.dsse").exists()
+    assert (place.public / "manifest.dsse").exists() == (point == POINTS[-1])
+    if (when, what) == ("before", "publish"):
+        assert not (place.public / "manifest.json").exists()
     check_completes(place)
 
 

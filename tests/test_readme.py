@@ -86,6 +86,7 @@ def test_every_command_is_one_that_is_run_here() -> None:
         "make demo SPEC=FILE",
         "make setup",
         "make setup TORCH=cuda",
+        "cadp gc",
         "cadp verify",
     }
     assert inline_commands() == inline

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cadp.errors import SettingsError
-from cadp.secret import PopulationSecret, load_secret, make_secret
+from cadp.errors import LedgerError, SettingsError
+from cadp.secret import PopulationSecret, bind_ledger, bound_ledger, load_secret, make_secret
 
 
 def test_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -73,3 +73,14 @@ def test_key_is_rfc_5869() -> None:
 def test_never_in_a_log() -> None:
     secret = PopulationSecret(b"s" * 32)
     assert "sss" not in repr(secret) + str(secret)
+
+
+def test_a_population_belongs_to_one_ledger_for_ever(tmp_path: Path) -> None:
+    assert bound_ledger(tmp_path, "people") is None
+    for _ in range(2):
+        bind_ledger(tmp_path, "people", "a" * 32)
+    bind_ledger(tmp_path, "others", "b" * 32)
+    with pytest.raises(LedgerError, match=r"kept by ledger a+, and this is ledger b+: .* a second\s+budget"):
+        bind_ledger(tmp_path, "people", "b" * 32)
+    assert bound_ledger(tmp_path, "people") == "a" * 32
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600, 0o600]

@@ -47,6 +47,17 @@ def test_what_would_be_ignored_is_refused(environ: dict[str, str], words: str) -
         Settings.load(environ)
 
 
+def test_retention_is_a_whole_number_of_days(tmp_path: Path) -> None:
+    profile = tmp_path / "p.toml"
+    profile.write_text("retention_days = 7\n")
+    assert Settings.load({}).retention_days == 30
+    assert Settings.load({"CADP_PROFILE": str(profile)}).retention_days == 7
+    assert Settings.load({"CADP_PROFILE": str(profile), "CADP_RETENTION_DAYS": "0"}).retention_days == 0
+    for text in ("-1", "1.5", "soon", "1e3", "9999999"):
+        with pytest.raises(SettingsError, match="retention_days is a whole number of days"):
+            Settings.load({"CADP_RETENTION_DAYS": text})
+
+
 @pytest.mark.parametrize("text", [b"home = ", b"epsilon = 8", b"\xff"])
 def test_a_bad_profile_is_refused(tmp_path: Path, text: bytes) -> None:
     profile = tmp_path / "p.toml"

@@ -529,6 +529,43 @@ class TestS3:
         assert not proxied.store.exists("key")
 
 
+def test_old_temporary_files_are_dropped_and_young_ones_stay(local_store: Store) -> None:
+    local_store.put("a", b"whole")
+    root = local_store.local_path("x").parent
+    old, young = (root.parent / f".incoming-{root.name}" / name for name in ("old", "young"))
+    for path, seconds in ((old, 101), (young, 50)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - seconds,) * 2)
+    dropped = [(f"file://{old}", 4)]
+    assert local_store.child("below").drop_unfinished(100, dry_run=True) == dropped
+    assert old.exists()
+    assert local_store.drop_unfinished(100) == dropped
+    assert local_store.drop_unfinished(100) == []
+    assert young.exists()
+    assert local_store.list() == [("a", 5)]
+
+
+def test_old_uploads_are_aborted_below_the_prefix_alone(s3_store: Store, seaweedfs: Any, bucket: str) -> None:
+    import s3fs
+
+    fs = s3fs.S3FileSystem(
+        **seaweedfs.options, skip_instance_cache=True, config_kwargs={"s3": {"addressing_style": "path"}}
+    )
+    prefix = s3_store.url.removeprefix(f"s3://{bucket}/")
+    for key in (f"{prefix}/one", f"{prefix}/two", f"{prefix}-beside/three"):
+        upload = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+        fs.call_s3("upload_part", Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 100)
+    s3_store.put("one", b"whole")
+    assert s3_store.drop_unfinished(3600) == []
+    begun = [(f"{s3_store.url}/one", 100), (f"{s3_store.url}/two", 100)]
+    assert sorted(s3_store.drop_unfinished(-60, dry_run=True)) == begun
+    assert sorted(s3_store.drop_unfinished(-60)) == begun
+    assert s3_store.drop_unfinished(-60) == []
+    left = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
+    assert [upload["Key"] for upload in left] == [f"{prefix}-beside/three"]
+    assert s3_store.get("one") == b"whole"
+
+
 @pytest.fixture
 def unused_port() -> Iterator[int]:
     """A port that nobody listens on, held so that nobody will."""

@@ -3,8 +3,10 @@
 from cadp.ledger.budget import Budget, Quote, Share
 from cadp.ledger.chain import Entry
 from cadp.ledger.charges import Charge
-from cadp.ledger.checking import Checked
+from cadp.ledger.checking import Checked, Inconsistent
+from cadp.ledger.divergence import Recovery
 from cadp.ledger.ledger import Ledger
+from cadp.ledger.notices import Notice
 from cadp.ledger.owner import process_owner
 from cadp.ledger.populations import Population
 from cadp.ledger.ranges import Lease, LeaseHeld, Seal
@@ -15,11 +17,14 @@ __all__ = [
     "Charge",
     "Checked",
     "Entry",
+    "Inconsistent",
     "Lease",
     "LeaseHeld",
     "Ledger",
+    "Notice",
     "Population",
     "Quote",
+    "Recovery",
     "Seal",
     "Share",
     "State",

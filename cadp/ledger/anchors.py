@@ -8,9 +8,8 @@ comes next puts it. An anchor holds public values and keyed hashes only, never a
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, func, select
 
@@ -19,18 +18,24 @@ from cadp.ledger import schema
 from cadp.ledger.canonical import canonical
 from cadp.ledger.chain import ENTRY_SCHEMA, Entry, anchor_key, entries, head, newest_first
 from cadp.ledger.engine import Database
+from cadp.ledger.notices import Notice
+from cadp.ledger.written import Written, written
 from cadp.store import Store
 
+T = TypeVar("T")
+
 CLAIM = "ledger.json"
-_NEXT_STEP = "stop every writer and put back the newest copy of the ledger; until then nothing is charged or released"
+_NEXT_STEP = (
+    "stop every writer and put back the newest copy of the ledger, or, if there is none, run `cadp budget recover`; "
+    "until then nothing is charged or released"
+)
 
 
 class AnchoredChain:
     """The chain of one open ledger with its anchors. Once it has seen a rewind it refuses everything."""
 
     def __init__(self, database: Database, anchors: Store) -> None:
-        with database.read() as connection:
-            self.identity = str(connection.execute(select(schema.ledger.c.id)).scalar_one())
+        self.identity = database.read(lambda connection: str(connection.scalar(select(schema.ledger.c.id))))
         self._database = database
         self._claims = anchors
         self.anchors = anchors.child(self.identity)
@@ -38,17 +43,27 @@ class AnchoredChain:
         self._settled: Entry | None = None
         self._refusal: str | None = None
 
-    @contextmanager
-    def recording(self) -> Iterator[Connection]:
-        """One write transaction; what it appends is committed and anchored when the block ends.
+    def record(self, work: Callable[[Connection], T]) -> tuple[T, list[Notice]]:
+        """Return what `work` returns from one write transaction, and its notices.
+
+        What it appended is committed and anchored by then; so is all that it may have found in place.
 
         Raises:
             LedgerRewound: this database is not the ledger that the anchors know.
         """
         self.guard()
-        with self._database.write() as connection:
-            yield connection
-        self.settle()
+
+        def transaction(connection: Connection) -> tuple[T, Written, Entry | None]:
+            result, said = work(connection), written(connection)
+            return result, said, said.entries[-1] if said.entries else head(connection)
+
+        result, said, newest = self._database.write(transaction)
+        if said.entries and self._follow_settled(said.entries[0]):
+            for entry in said.entries:
+                self._put(entry)
+        elif newest is None or newest != self._settled:
+            self.settle()
+        return result, said.notices
 
     def guard(self) -> None:
         """Refuse to go on after a rewind was seen.
@@ -98,28 +113,41 @@ class AnchoredChain:
         """
         self.guard()
         for entry in self._unsettled():
-            try:
-                self.anchors.put(entry.anchor_key, entry.anchor)
-            except ObjectExists:
-                self._refuse_fork(entry)
-            self._mark(entry)
+            self._put(entry)
+
+    def _put(self, entry: Entry) -> None:
+        try:
+            self.anchors.put(entry.anchor_key, entry.anchor)
+        except ObjectExists:
+            self._refuse_fork(entry)
+        self._mark(entry)
+
+    def _follow_settled(self, entry: Entry) -> bool:
+        """Return whether the one before `entry` is the one whose anchor is known to be there."""
+        settled = self._settled
+        return settled is not None and entry.seq == settled.seq + 1 and entry.value["prev"] == settled.hash
 
     def _unsettled(self) -> list[Entry]:
         """Return what lies beyond the newest entry whose anchor is known to be this chain's, oldest first."""
         settled = self._settled
         if settled is None:
             return self._tail()
-        with self._database.read() as connection:
-            tail = list(entries(connection, after=settled.seq - 1))
+        tail = self._database.read(lambda connection: list(entries(connection, after=settled.seq - 1)))
         if not tail or tail[0] != settled:
-            self._refuse(f"no longer holds entry {settled.seq} that this process has anchored: the file was replaced")
-        # All but the last may be another process's, most likely anchored already: reading is cheaper than a put.
-        return [entry for entry in tail[1:-1] if not self._is_anchored(entry)] + tail[1:][-1:]
+            self._refuse(f"no longer holds entry {settled.seq} that this process has anchored: it was replaced")
+        # All but the last may be other processes', most likely anchored already: reading is cheaper than a put. Whoever
+        # anchored one had seen to all below it, so the walk ends at the first that is there.
+        missing = tail[-1:] if len(tail) > 1 else []
+        for entry in reversed(tail[1:-1]):
+            if self._is_anchored(entry):
+                break
+            missing.append(entry)
+        return missing[::-1]
 
     def _tail(self) -> list[Entry]:
         """Walk down from the newest entry to the first whose anchor is this chain's; return what lies above it."""
         tail: list[Entry] = []
-        with self._database.read() as connection:
+        with self._database.reading() as connection:
             for entry in newest_first(connection):
                 if self._is_anchored(entry):
                     self._mark(entry)
@@ -165,19 +193,22 @@ class AnchoredChain:
             self._refuse(f"is not the ledger that the anchors at {self._claims.url} belong to")
 
     def _newest(self) -> tuple[Entry, int]:
-        with self._database.read() as connection:
-            newest = head(connection)
-            count = connection.execute(select(func.count()).select_from(schema.chain)).scalar_one()
+        newest, count = self._database.read(
+            lambda connection: (
+                head(connection),
+                connection.execute(select(func.count()).select_from(schema.chain)).scalar_one(),
+            )
+        )
         if newest is None:
             self._refuse("has an empty chain: its entries were removed")
         return newest, count
 
     def _refuse_fork(self, entry: Entry) -> NoReturn:
         self._refuse(
-            f"has another entry {entry.seq} ({entry.kind}) than the one anchored at {self.anchors.url}: this file was "
-            f"copied or restored, and the other copy went on"
+            f"has another entry {entry.seq} ({entry.kind}) than the one anchored at {self.anchors.url}: it was copied "
+            f"or restored, and the other copy went on"
         )
 
     def _refuse(self, what: str) -> NoReturn:
-        self._refusal = f"the ledger {self._database.path} {what}; {_NEXT_STEP}"
+        self._refusal = f"the ledger {self._database.shown} {what}; {_NEXT_STEP}"
         raise LedgerRewound(self._refusal)

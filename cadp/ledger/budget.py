@@ -1,7 +1,8 @@
 """What a population has spent, what is left, who holds it, and the words of a refusal.
 
 ε's of parts do not add up to the ε of the whole (curves do), so every figure here is the ε of a sum of curves at the
-limit's δ: `left` is the limit less the ε of everything charged, and what a request would cost is the ε after it.
+limit's δ: `left` is the limit less the ε of everything charged, `reserved` what unfinished releases add to the finished
+ones, and what a request would cost is the ε after it.
 """
 
 import json
@@ -16,6 +17,9 @@ from cadp.ledger.accounts import Account, read_account
 from cadp.ledger.populations import Population, find_population
 from cadp.ledger.states import State
 from cadp.privacy.accountant import Curve
+from cadp.privacy.plain_words import scientific
+
+_FINAL = (State.PUBLISHED, State.BURNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +48,21 @@ class Budget:
         unit: what one unit is.
         epsilon: the limit's ε.
         delta: the limit's δ, and the δ of every ε here.
-        spent: ε of everything that counts, reserved charges included.
-        left: the limit less `spent`; never negative.
+        charged: ε of everything that counts.
+        spent: ε of what is final: published, or burned.
+        reserved: `charged` less `spent`: what releases hold that are not finished.
+        left: the limit less `charged`; never negative.
         spent_additive_delta: what samplers have taken of δ.
-        releases: who holds it, the first to charge first; their ε's do not add up to `spent`.
+        releases: who holds it, the first to charge first; their ε's do not add up to `charged`.
     """
 
     population: str
     unit: str
     epsilon: float
     delta: float
+    charged: float
     spent: float
+    reserved: float
     left: float
     spent_additive_delta: float
     releases: tuple[Share, ...]
@@ -87,18 +95,28 @@ def read_budget(connection: Connection, name: str, release: str | None = None) -
     """Return a population's budget; with `release`, `releases` holds that release alone."""
     population_id, population = find_population(connection, name)
     account = read_account(connection, population_id)
-    spent = account.spent.epsilon(population.delta)
+    charged = account.spent.epsilon(population.delta)
+    spent = _final(connection, population_id).epsilon(population.delta)
     shares = held_by(connection, population)
     return Budget(
         population=population.name,
         unit=population.unit,
         epsilon=population.epsilon,
         delta=population.delta,
+        charged=charged,
         spent=spent,
-        left=max(0.0, round(population.epsilon - spent, 6)),
+        reserved=max(0.0, round(charged - spent, 6)),
+        left=max(0.0, round(population.epsilon - charged, 6)),
         spent_additive_delta=account.spent.delta_atto / 1e18,
         releases=tuple(share for share in shares if release in (None, share.release)),
     )
+
+
+def _final(connection: Connection, population_id: int) -> Curve:
+    """Return the sum of the charges that nothing can change any more."""
+    table = schema.charges.c
+    query = select(table.curve).where(table.population_id == population_id, table.state.in_(_FINAL))
+    return sum((Curve.from_json(json.loads(text)) for text in connection.scalars(query)), Curve.zero())
 
 
 def held_by(connection: Connection, population: Population) -> list[Share]:
@@ -147,14 +165,15 @@ def refusal(release: str, key: str, quote: Quote, held: Iterable[Share]) -> str:
     """Return the words of a refusal: requested, left, difference, who holds the budget, and what to do."""
     holders = ", ".join(f"{s.release} {figure(s.epsilon)} ({'/'.join(s.states)})" for s in held) or "nobody"
     if math.isinf(quote.after):
-        excess = f"no ε holds at δ {quote.delta:g} (more additive δ than the limit allows, or no finite Rényi order)"
+        at = scientific(quote.delta)
+        excess = f"no ε holds at δ {at} (more additive δ than the limit allows, or no finite Rényi order)"
     else:
         excess = f"ε would become {figure(quote.after)}, {figure(quote.after - quote.limit)} too much"
     return (
         f"population {quote.population} cannot pay for {key} of release {release}: "
         f"asked {figure(quote.after - quote.before)} more (ε {figure(quote.alone)} alone), "
         f"left {figure(max(0.0, quote.limit - quote.before))}; {excess}. "
-        f"Spent ε {figure(quote.before)}, limit ε {figure(quote.limit)} at δ {quote.delta:g}; "
+        f"Spent ε {figure(quote.before)}, limit ε {figure(quote.limit)} at δ {scientific(quote.delta)}; "
         f"held by (ε of each alone): {holders}. Nothing was charged. Spend less in the spec (`cadp plan` shows each "
         f"part), or release another population: this limit never rises"
     )

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from cadp.ledger import schema
 from cadp.ledger.canonical import canonical, digest, utc_now
+from cadp.ledger.written import written
 
 ENTRY_SCHEMA = 1
 GENESIS = "0" * 64
@@ -25,7 +26,8 @@ class Entry:
 
     Attributes:
         seq: 1 for the ledger's creation, then without gaps.
-        kind: `ledger`, `population`, `charge`, `begin`, `finish`, `answer`, `publish`, `burn` or `void`.
+        kind: `ledger`, `population`, `charge`, `begin`, `finish`, `answer`, `publish`, `burn`, `void`, `upgrade` or
+            `recover`.
         text: the entry as canonical JSON: schema, ledger, seq, kind, at, nonce, body, prev.
         hash: SHA-256 of `text`; the next entry's `prev`.
     """
@@ -60,7 +62,8 @@ def anchor_key(seq: int) -> str:
 def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int:
     """Append an entry inside a write transaction and return its number."""
     identity = connection.execute(select(schema.ledger.c.id)).scalar_one()
-    last = head(connection)
+    fresh = written(connection).entries
+    last = fresh[-1] if fresh else head(connection)
     seq = 1 if last is None else last.seq + 1
     text = canonical(
         {
@@ -74,7 +77,9 @@ def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int
             "prev": GENESIS if last is None else last.hash,
         }
     )
-    connection.execute(schema.chain.insert().values(seq=seq, kind=kind, entry=text, hash=digest(text)))
+    entry = Entry(seq=seq, kind=kind, text=text, hash=digest(text))
+    connection.execute(schema.chain.insert().values(seq=seq, kind=kind, entry=text, hash=entry.hash))
+    fresh.append(entry)
     return seq
 
 

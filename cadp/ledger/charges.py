@@ -3,20 +3,21 @@
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
 
 from cadp.errors import BudgetExceeded, LedgerError
-from cadp.ledger import schema
-from cadp.ledger.accounts import read_account, replace_total
-from cadp.ledger.budget import held_by, quoted, refusal
+from cadp.ledger import notices, schema
+from cadp.ledger.accounts import Account, read_account, replace_total
+from cadp.ledger.budget import figure, held_by, quoted, refusal
 from cadp.ledger.canonical import canonical, digest, name_text, plain, utc_now
 from cadp.ledger.chain import append
-from cadp.ledger.populations import find_population
+from cadp.ledger.populations import Population, find_population
 from cadp.ledger.states import State, require_step
 from cadp.privacy.accountant import Curve, Event, curve
+from cadp.privacy.plain_words import scientific
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,19 @@ def make_charge(
     population_id, owner = find_population(connection, population)
     if cost.relation != owner.relation:
         raise LedgerError(f"population {population} is charged under {owner.relation}, not {cost.relation}")
+    rows = connection.execute(
+        _charges().where(
+            (schema.charges.c.population_id == population_id) & (schema.charges.c.key == key)
+            | (schema.charges.c.release == release) & schema.charges.c.state.in_((State.BURNED, State.PUBLISHED)),
+            schema.charges.c.state != State.VOIDED,
+        )
+    ).all()
     # An abandoned release gets nothing, not even the charges that it has: whoever still works on it must stop.
-    _refuse_closed(connection, release, State.BURNED, "this version was abandoned and what it charged stays spent")
-    same_key = _charges().where(
-        schema.charges.c.population_id == population_id,
-        schema.charges.c.key == key,
-        schema.charges.c.state != State.VOIDED,
-    )
-    row = connection.execute(same_key).one_or_none()
-    if row is not None:
-        return _require_same(row, release, event_text, parameters_text)
-    _refuse_closed(connection, release, State.PUBLISHED, "this version is published and its statement is final")
+    _refuse_closed(rows, release, State.BURNED, "this version was abandoned and what it charged stays spent")
+    for row in rows:
+        if row.population_id == population_id and row.key == key:
+            return _require_same(row, release, event_text, parameters_text)
+    _refuse_closed(rows, release, State.PUBLISHED, "this version is published and its statement is final")
     account = read_account(connection, population_id)
     total = account.spent + cost
     if not account.admits(total):
@@ -95,12 +98,58 @@ def make_charge(
         "key": key,
         "event": event.to_json(),
         "curve": cost.to_json(),
+        "parameters": plain(parameters),
         "parameters_sha256": values["parameters_sha256"],
     }
     replace_total(connection, account, total)
     seq = append(connection, "charge", body)
     connection.execute(schema.charges.insert().values(**values, population_id=population_id, seq=seq))
-    return get_charge(connection, identity)
+    charge = Charge(
+        id=identity,
+        population=population,
+        release=release,
+        key=key,
+        event=event,
+        curve=cost,
+        state=State.RESERVED,
+        parameters=plain(parameters),
+        at=str(values["at"]),
+    )
+    _tell(connection, charge, owner, account, total)
+    return charge
+
+
+def _tell(connection: Connection, charge: Charge, owner: Population, account: Account, total: Curve) -> None:
+    before, after = account.spent.epsilon(owner.delta), total.epsilon(owner.delta)
+    about = {"population": owner.name, "release": charge.release}
+    limit = f"{figure(after)} of {figure(owner.epsilon)} at δ {scientific(owner.delta)}"
+    notices.write(
+        connection,
+        "reserved",
+        f"{charge.key} of {charge.release} takes ε {figure(after - before)} of {owner.name}: now {limit}",
+        **about,
+    )
+    if share := notices.crossed(before, after, owner.epsilon):
+        left = figure(owner.epsilon - after)
+        notices.write(
+            connection,
+            "threshold",
+            f"{owner.name} has passed {share:.0%} of its limit: ε {limit}, left {left}",
+            **about,
+        )
+
+
+def begin_charge(connection: Connection, charge_id: str) -> Charge:
+    """Take a charge from RESERVED to RUNNING; running already is fine.
+
+    Raises:
+        LedgerError: it is past that.
+    """
+    charge = get_charge(connection, charge_id)
+    if charge.state is State.RUNNING:
+        return charge
+    move(connection, charge_id, State.RUNNING, "begin", {})
+    return replace(charge, state=State.RUNNING)
 
 
 def get_charge(connection: Connection, charge_id: str) -> Charge:
@@ -197,12 +246,10 @@ def _require_same(row: Row[Any], release: str, event_text: str, parameters_text:
     return _charge(row)
 
 
-def _refuse_closed(connection: Connection, release: str, end: State, why: str) -> None:
+def _refuse_closed(rows: Sequence[Row[Any]], release: str, end: State, why: str) -> None:
     """Refuse a release of which any charge, of any population, has come to `end`."""
-    closed = connection.execute(
-        select(schema.charges.c.id).where(schema.charges.c.release == release, schema.charges.c.state == end)
-    ).first()
-    if closed is not None:
-        raise LedgerError(
-            f"release {release} is closed: {why} (charge {closed.id} is {end}); give the release a new version"
-        )
+    for row in rows:
+        if row.release == release and row.state == end:
+            raise LedgerError(
+                f"release {release} is closed: {why} (charge {row.id} is {end}); give the release a new version"
+            )

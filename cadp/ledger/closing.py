@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, select
 
 from cadp.errors import LedgerError
-from cadp.ledger import schema
+from cadp.ledger import notices, schema
 from cadp.ledger.canonical import canonical, name_text, plain, utc_now
 from cadp.ledger.chain import append
 from cadp.ledger.charges import Charge, find_charges, get_charge, set_state
@@ -51,7 +51,10 @@ def publish_release(connection: Connection, release: str) -> None:
     moving = [charge for charge in charges if charge.state is not State.PUBLISHED]
     for charge in moving:
         require_step(f"{charge.id} ({charge.key})", charge.state, State.PUBLISHED)
-    _close(connection, release, "publish", moving=moving, state=State.PUBLISHED, more={})
+    if moving:
+        _close(connection, release, "publish", moving=moving, state=State.PUBLISHED, more={})
+        text = f"{release} is bound to become public: its {len(charges)} charges are final"
+        notices.write(connection, "published", text, population=charges[0].population, release=release)
 
 
 def burn_release(connection: Connection, release: str, reason: str) -> None:
@@ -64,7 +67,10 @@ def burn_release(connection: Connection, release: str, reason: str) -> None:
     moving = [charge for charge in _live(connection, release) if charge.state is not State.BURNED]
     for charge in moving:
         require_step(f"{charge.id} ({charge.key})", charge.state, State.BURNED)
-    _close(connection, release, "burn", moving=moving, state=State.BURNED, more={"reason": reason})
+    if moving:
+        _close(connection, release, "burn", moving=moving, state=State.BURNED, more={"reason": reason})
+        text = f"{release} is burned ({reason}): its {len(moving)} charges stay spent and it can never be published"
+        notices.write(connection, "burned", text, population=moving[0].population, release=release)
 
 
 def _live(connection: Connection, release: str) -> list[Charge]:
@@ -77,8 +83,6 @@ def _live(connection: Connection, release: str) -> list[Charge]:
 def _close(
     connection: Connection, release: str, kind: str, *, moving: list[Charge], state: State, more: Mapping[str, object]
 ) -> None:
-    if not moving:
-        return
     identities = [charge.id for charge in moving]
     append(connection, kind, {"release": release, "charges": identities, **more})
     set_state(connection, identities, state)

@@ -1,93 +1,120 @@
-"""The database behind the ledger: how it is opened, how a transaction begins, and what its failures mean.
+"""The database behind the ledger: transactions, and what its failures mean.
 
-Python's `sqlite3` opens no transaction at a SELECT: with its default, eight processes that read the total and then
-insert overspend without an error. So the driver's own transactions are switched off and every transaction is begun
-here: plain for reading, IMMEDIATE (the file's write lock first) for anything that may write.
+A transaction is a function of a connection. Everything that the ledger does is idempotent, so that a transaction whose
+connection was lost, even in the middle of COMMIT, is simply done again: if it was committed, it finds its own work.
 """
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import quote
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, TypeVar
+from weakref import WeakSet
 
-from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from cadp.errors import LedgerError, SettingsError
+from cadp.errors import LedgerError
+from cadp.ledger import written
+from cadp.ledger.address import Address
 
-BEGIN_READ = "BEGIN"
-BEGIN_WRITE = "BEGIN IMMEDIATE"
+T = TypeVar("T")
+
 BUSY_SECONDS = 30.0
+"""How long a writer waits for its turn."""
 
-_MEANING = {
-    sqlite3.SQLITE_NOTADB: "it is not an SQLite database: point the ledger's address at the right file",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop all writers and put back the newest copy",
-    sqlite3.SQLITE_BUSY: f"another process held its write lock for {BUSY_SECONDS:g} s: see who does, and run again",
-    sqlite3.SQLITE_FULL: "the disk is full: nothing was recorded; make room and run again",
-    sqlite3.SQLITE_READONLY: "it may not be written by this user: nothing was recorded",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is a file and that this user may read and write it",
-    sqlite3.SQLITE_IOERR: "the disk failed: nothing is certain until it is mended; open the ledger again then",
-    sqlite3.SQLITE_PERM: "this user may not open it",
-}
+RETRY_SECONDS = 20.0
+"""How long a transaction is tried again after its connection was lost."""
 
 
-def ledger_path(url: str) -> Path:
-    """Return the file of a ledger's address: `sqlite:///relative`, `sqlite:////absolute` or a plain path.
-
-    Raises:
-        SettingsError: the address is not that of an SQLite file.
-    """
-    if "://" not in url:
-        return Path(url).absolute()
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError(f"the ledger's address {url!r} cannot be read: use sqlite:////absolute/path") from error
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        shown = parsed.render_as_string(hide_password=True)
-        raise SettingsError(f"the ledger's address {shown} is not a file: use sqlite:////absolute/path")
-    return Path(str(parsed.database)).absolute()
+class Unavailable(LedgerError):
+    """The connection was lost, or the database asks for the transaction again: it may be repeated."""
 
 
-class Database:
-    """An existing ledger file, WAL, synchronous=FULL, foreign keys on. Safe for threads and after a fork."""
+class Database(ABC):
+    """One ledger's database. Safe for threads and after a fork."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # mode=rw: opening never creates the file.
-        self._uri = f"file:{quote(str(path))}?mode=rw"
-        self._engine = create_engine(
-            "sqlite+pysqlite://", creator=self._connect, poolclass=QueuePool, pool_size=8, max_overflow=-1
-        )
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "checkout", _refuse_inherited)
-        event.listen(self._engine, "begin", _begin)
+    def __init__(self, address: Address, engine: Engine) -> None:
+        self.address: Final = address
+        self.engine: Final = engine
+        self._was_reached = False
+        _OPEN.add(self)
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    @property
+    def shown(self) -> str:
+        """The address, for messages."""
+        return self.address.shown
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` makes of one consistent snapshot."""
+        return self._repeat(self.reading, work)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction that no other writer can come between, and commit it.
+
+        `work` may run again from its start, so it changes nothing but the database.
+        """
+        return self._repeat(self.writing, work)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
         """One consistent snapshot."""
-        with self._explained(), self._engine.connect() as connection:
+        with self._explained(), self._snapshot() as connection:
+            self._was_reached = True
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One transaction that holds the ledger's only write lock from its first statement; committed at the end."""
-        with self._explained(), self._engine.connect() as connection:
-            connection.execution_options(cadp_write=True)
-            with connection.begin():
-                yield connection
+    def writing(self) -> Iterator[Connection]:
+        """One transaction under the ledger's only write lock, which it holds before its first statement."""
+        with self._explained(), self._locked() as connection:
+            self._was_reached = True
+            yield connection
 
     def close(self) -> None:
-        """Close every pooled connection; the last one folds the write-ahead log into the file."""
-        self._engine.dispose()
+        """Close every pooled connection; another call opens new ones."""
+        self.engine.dispose()
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Return whether there is a ledger; anything else that lies there counts as one, to be refused by name."""
+
+    @abstractmethod
+    def create(self, fill: Callable[[Connection], None]) -> None:
+        """Make what `fill` writes the ledger, whole or not at all; if another process was faster, its ledger stays."""
+
+    @abstractmethod
+    def problems(self, connection: Connection) -> Iterator[str]:
+        """Yield what the database itself finds wrong."""
+
+    @abstractmethod
+    def clock(self, connection: Connection) -> float:
+        """Return the time that leases go by, seconds since the epoch: one clock for every process of the ledger."""
+
+    @abstractmethod
+    def _snapshot(self) -> AbstractContextManager[Connection]: ...
+
+    @abstractmethod
+    def _locked(self) -> AbstractContextManager[Connection]: ...
+
+    @abstractmethod
+    def _error(self, error: DBAPIError) -> LedgerError:
+        """Say what a failure of the database means and what to do; `Unavailable` if trying again may help."""
+
+    def _repeat(self, begin: Callable[[], AbstractContextManager[Connection]], work: Callable[[Connection], T]) -> T:
+        until, pause = time.monotonic() + RETRY_SECONDS, 0.02
+        while True:
+            try:
+                with begin() as connection:
+                    written.begin(connection)
+                    return work(connection)
+            except Unavailable:
+                # A server that was never there is a wrong address, more likely than one that comes back.
+                if not self._was_reached or time.monotonic() + pause > until:
+                    raise
+                time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
+                pause = min(2 * pause, 2.0)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -95,46 +122,21 @@ class Database:
             yield
         except IntegrityError as error:
             raise LedgerError(
-                f"the ledger {self.path} refused an entry that breaks its own constraints ({error.orig}): "
-                f"nothing was recorded"
+                f"the ledger {self.shown} refused an entry that breaks its own constraints "
+                f"({str(error.orig).splitlines()[0]}): nothing was recorded"
             ) from error
         except DBAPIError as error:
-            code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-            meaning = _MEANING.get(code, "nothing was recorded")
-            raise LedgerError(f"the ledger {self.path}: {error.orig}; {meaning}") from error
+            raise self._error(error) from error
 
 
-def file_problems(connection: Connection) -> Iterator[str]:
-    """Yield what the database itself finds wrong with the file."""
-    for (line,) in connection.exec_driver_sql("PRAGMA integrity_check"):
-        if line != "ok":
-            yield f"the file is damaged: {line}"
-    for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-        yield f"a row of {row[0]} refers to nothing"
+_OPEN: WeakSet[Database] = WeakSet()
 
 
-def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute("PRAGMA foreign_keys = ON")
-        # FULL: a commit is on disk before it returns, so a power cut cannot give budget back.
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        (mode,) = cursor.fetchone() or ("?",)
-        if mode != "wal":
-            raise LedgerError(f"the ledger's file system has no write-ahead log (got {mode}): use a local disk")
-    finally:
-        cursor.close()
+def _drop_inherited() -> None:
+    """Keep connections from crossing a fork: the child drops what it inherited, unclosed, and opens its own."""
+    for database in list(_OPEN):
+        database.engine.dispose(close=False)
 
 
-def _refuse_inherited(connection: DBAPIConnection, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
-    # A connection must not cross a fork: the child drops what it inherited and opens its own.
-    owner = entry.info.setdefault("pid", os.getpid())
-    if owner != os.getpid():
-        entry.dbapi_connection = proxy.dbapi_connection = None  # type: ignore[misc]
-        raise DisconnectionError(f"connection belongs to process {owner}")
-
-
-def _begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("cadp_write", False)
-    connection.exec_driver_sql(BEGIN_WRITE if write else BEGIN_READ)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_inherited)

@@ -1,23 +1,34 @@
 """The ledger: the one door to the budget. Every method is one transaction; every change is anchored when it returns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
-from cadp.errors import LedgerMissing, LedgerRewound
-from cadp.ledger import budget, charges, checking, closing, populations
+from sqlalchemy import Connection
+
+from cadp.errors import BudgetExceeded, LedgerError, LedgerMissing, LedgerRewound
+from cadp.ledger import backup, budget, charges, checking, closing, notices, populations, ranges, recovery
 from cadp.ledger.anchors import CLAIM, AnchoredChain
 from cadp.ledger.budget import Budget, Quote
 from cadp.ledger.chain import Entry, entries
 from cadp.ledger.charges import Charge
 from cadp.ledger.checking import Checked
-from cadp.ledger.engine import Database, ledger_path
-from cadp.ledger.migrate import create_file, require_current, upgrade_file
+from cadp.ledger.divergence import Recovery
+from cadp.ledger.engine import Database
+from cadp.ledger.migrate import create_ledger, require_current
+from cadp.ledger.notices import Notice
+from cadp.ledger.opening import database_at
 from cadp.ledger.populations import Population
-from cadp.ledger.ranges import Lease, Seal, find_seals, finish_charge, renew_lease, seal_range, take_lease
-from cadp.ledger.states import State
+from cadp.ledger.ranges import Lease, Seal
+from cadp.ledger.upgrading import upgrade_ledger
+from cadp.ledger.written import written
 from cadp.privacy.accountant import Event, curve
 from cadp.store import Store
+
+T = TypeVar("T")
+Watcher = Callable[[Notice], None]
 
 
 class Ledger:
@@ -26,19 +37,15 @@ class Ledger:
     Use `open`; only `init` creates. Safe for threads and for any number of processes; pickling reopens it.
     """
 
-    def __init__(self, path: Path, anchors: Store) -> None:
-        """Open an existing ledger; `Ledger.open` takes an address."""
-        if not path.exists():
-            raise LedgerMissing(
-                f"there is no ledger at {path}: `cadp budget init` makes one; if there was one, put it back, "
-                f"since a new one would forget what was spent"
-            )
-        self._path = path
+    def __init__(self, url: str, anchors: Store) -> None:
+        """Open an existing ledger, as `Ledger.open` says."""
+        self._url = url
         self._anchors = anchors
-        self._database = Database(path)
+        self._database = database_at(url)
+        self._watchers: list[Watcher] = []
         try:
-            with self._database.read() as connection:
-                require_current(connection, path)
+            _require_there(self._database)
+            self._database.read(lambda connection: require_current(connection, self._database.shown))
             self._chain = AnchoredChain(self._database, anchors)
             self._chain.check_opening()
         except BaseException:
@@ -47,45 +54,104 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str, anchors: Store) -> "Ledger":
-        """Open the ledger at `url` (`sqlite:////absolute/path`), compare it with its anchors and heal a crash.
+        """Open the ledger at `url`, compare it with its anchors and heal a crash.
+
+        Args:
+            url: `sqlite:////absolute/path`, a plain path, or `postgresql://user@host:port/database`.
+            anchors: where its anchors are; outside its database.
 
         Raises:
             LedgerMissing: there is none; nothing is created.
-            LedgerRewound: it was restored, copied or cut off, or these are not its anchors.
-            LedgerError: the file is no ledger, or is a newer version's.
+            LedgerRewound: it was restored, copied or cut off, it lags, or these are not its anchors.
+            LedgerError: it is no ledger, or is a newer version's.
         """
-        return cls(ledger_path(url), anchors)
+        return cls(url, anchors)
 
     @classmethod
-    def init(cls, url: str, anchors: Store) -> "Ledger":
+    def init(cls, url: str, anchors: Store, backups: Path | None = None) -> "Ledger":
         """Create the ledger, or bring an older one to this version's schema, and open it. Safe to repeat.
+
+        Args:
+            url: as for `open`; a PostgreSQL database must exist, its tables are made.
+            anchors: where its anchors are, or will be.
+            backups: folder for the backup that precedes an upgrade; the ledger's own folder if it is a file.
 
         Raises:
             LedgerRewound: the anchors belong to a ledger that is not at `url`: a new one would forget its charges.
             LedgerError: as for `open`.
         """
-        path = ledger_path(url)
-        # Asked in this order, another process that creates it meanwhile is not taken for a loss.
-        claimed = anchors.exists(CLAIM)
-        if path.exists():
-            upgrade_file(path)
-        elif claimed:
-            raise LedgerRewound(
-                f"the anchors at {anchors.url} belong to a ledger, and there is none at {path}: put the newest copy of "
-                f"that ledger back; a new one would forget what was spent"
-            )
-        else:
-            create_file(path)
-        return cls(path, anchors)
+        database = database_at(url)
+        try:
+            # Asked in this order, another process that creates it meanwhile is not taken for a loss.
+            claimed = anchors.exists(CLAIM)
+            if database.exists():
+                upgrade_ledger(database, anchors, backups)
+            elif claimed:
+                raise LedgerRewound(
+                    f"the anchors at {anchors.url} belong to a ledger, and there is none at {database.shown}: put the "
+                    f"newest copy of that ledger back (`cadp budget restore`), or, if there is none, "
+                    f"`cadp budget recover --rebuild`; a new one would forget what was spent"
+                )
+            else:
+                database.create(create_ledger)
+        finally:
+            database.close()
+        return cls(url, anchors)
 
-    def __reduce__(self) -> tuple[type["Ledger"], tuple[Path, Store]]:
-        return (type(self), (self._path, self._anchors))
+    @classmethod
+    def restore(cls, file: Path, url: str) -> backup.Contents:
+        """Fill `url`, where there is no ledger, with a backup's rows; what they are is returned, nothing is opened.
+
+        `init` opens it then, upgrades it if it is older, and refuses it if the anchors know of more.
+
+        Raises:
+            LedgerMissing: there is no backup.
+            LedgerError: it is none or is damaged; or there is a ledger, which is left alone.
+        """
+        database = database_at(url)
+        try:
+            return backup.restore(file, database)
+        finally:
+            database.close()
+
+    @classmethod
+    def survey(cls, url: str, anchors: Store, *, rebuild: bool = False) -> Recovery:
+        """Return what `recover` would do now; nothing is changed. Raises as `recover` does."""
+        with _database(url) as database:
+            return recovery.survey(database, anchors, rebuild=rebuild)
+
+    @classmethod
+    def recover(cls, url: str, anchors: Store, *, rebuild: bool = False) -> Recovery:
+        """Bring back from the anchors what a restored, copied or lost ledger has forgotten; `open` works after it.
+
+        Everything anchored counts again; whatever was at work is burned. Nothing missing changes nothing.
+
+        Args:
+            url: as for `open`; a ledger that `open` refuses may lie there.
+            anchors: where its anchors are.
+            rebuild: make the ledger anew from its anchors: there is no copy of it.
+
+        Raises:
+            LedgerMissing: there is no ledger, and `rebuild` was not asked for.
+            LedgerRewound: the anchors are broken or another ledger's.
+            LedgerError: `rebuild` was asked for and there is a ledger; or its tables contradict its own chain.
+        """
+        with _database(url) as database:
+            return recovery.recover(database, anchors, rebuild=rebuild)
+
+    def __reduce__(self) -> tuple[type["Ledger"], tuple[str, Store]]:
+        return (type(self), (self._url, self._anchors))
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def identity(self) -> str:
+        """Which ledger this is: 32 hex digits, the same in every copy and backup."""
+        return self._chain.identity
 
     def close(self) -> None:
         """Close the database; another call opens it again."""
@@ -109,13 +175,11 @@ class Ledger:
             source_hmac=source_hmac,
             secret_fingerprint=secret_fingerprint,
         )
-        with self._chain.recording() as connection:
-            return populations.create_population(connection, wanted)
+        return self._record(lambda connection: populations.create_population(connection, wanted))
 
     def populations(self) -> list[Population]:
         """Return every population by name."""
-        with self._database.read() as connection:
-            return list(populations.all_populations(connection))
+        return self._database.read(lambda connection: list(populations.all_populations(connection)))
 
     def population(self, name: str) -> Population:
         """Return one population.
@@ -123,23 +187,19 @@ class Ledger:
         Raises:
             LedgerError: there is none of this name.
         """
-        with self._database.read() as connection:
-            return populations.find_population(connection, name)[1]
+        return self._database.read(lambda connection: populations.find_population(connection, name)[1])
 
     def bound_to(self, source_hmac: str) -> Population | None:
         """Return the population that a source is bound to, or None."""
-        with self._database.read() as connection:
-            return populations.bound_to(connection, source_hmac)
+        return self._database.read(lambda connection: populations.bound_to(connection, source_hmac))
 
     def budget(self, population: str, release: str | None = None) -> Budget:
         """Return what a population has spent and has left; with `release`, only that release's share is listed."""
-        with self._database.read() as connection:
-            return budget.read_budget(connection, population, release)
+        return self._database.read(lambda connection: budget.read_budget(connection, population, release))
 
     def quote(self, population: str, event: Event) -> Quote:
         """Return what a charge would do to the budget now; nothing is charged or promised."""
-        with self._database.read() as connection:
-            return budget.quote(connection, population, curve(event))
+        return self._database.read(lambda connection: budget.quote(connection, population, curve(event)))
 
     # Charges
 
@@ -155,15 +215,24 @@ class Ledger:
             LedgerError: the key is taken for another event, release or parameters; the release was abandoned; or it
                 is published and this would be one more charge.
         """
-        with self._chain.recording() as connection:
-            return charges.make_charge(
-                connection, population, release=release, key=key, event=event, parameters=parameters
+        try:
+            return self._record(
+                lambda connection: charges.make_charge(
+                    connection, population, release=release, key=key, event=event, parameters=parameters
+                )
             )
+        except BudgetExceeded as refusal:
+            self.note_refusal(population, release, str(refusal))
+            raise
+
+    def note_refusal(self, population: str, release: str, text: str) -> None:
+        """Note down that a budget could not pay. The refusal stands whether or not it can be noted."""
+        with suppress(LedgerError):
+            self._write(lambda c: notices.write(c, "refused", text, population=population, release=release))
 
     def charges(self, population: str | None = None, release: str | None = None) -> list[Charge]:
         """Return charges in the order in which they were made."""
-        with self._database.read() as connection:
-            return charges.find_charges(connection, population, release)
+        return self._database.read(lambda connection: charges.find_charges(connection, population, release))
 
     def begin(self, charge_id: str) -> Charge:
         """Say that the mechanism may read from now on: RESERVED → RUNNING; running already is fine.
@@ -171,15 +240,11 @@ class Ledger:
         Raises:
             LedgerError: it is past that.
         """
-        with self._chain.recording() as connection:
-            if charges.get_charge(connection, charge_id).state is not State.RUNNING:
-                charges.move(connection, charge_id, State.RUNNING, "begin", {})
-            return charges.get_charge(connection, charge_id)
+        return self._record(lambda connection: charges.begin_charge(connection, charge_id))
 
     def void(self, charge_id: str) -> None:
         """Take back a charge that has not begun: RESERVED → VOIDED; its cost and key are free again."""
-        with self._chain.recording() as connection:
-            charges.void_charge(connection, charge_id)
+        self._record(lambda connection: charges.void_charge(connection, charge_id))
 
     # Ranges
 
@@ -190,9 +255,13 @@ class Ledger:
             LeaseHeld: another owner's lease is alive; it has `owner` and `seconds_left`.
             SealConflict: the range is sealed.
         """
+        # What a lease is taken under is anchored first, and the anchors know of nothing beyond it.
+        self._chain.settle()
         self._chain.refuse_if_behind()
-        with self._database.write() as connection:
-            return take_lease(connection, charge_id, range_id, owner, seconds)
+        clock = self._database.clock
+        return self._write(
+            lambda connection: ranges.take_lease(connection, charge_id, range_id, owner, seconds, now=clock(connection))
+        )
 
     def renew(self, lease: Lease) -> Lease:
         """Keep a lease for as long again from now.
@@ -201,8 +270,8 @@ class Ledger:
             SealConflict: it was lost.
         """
         self._chain.guard()
-        with self._database.write() as connection:
-            return renew_lease(connection, lease)
+        clock = self._database.clock
+        return self._write(lambda connection: ranges.renew_lease(connection, lease, now=clock(connection)))
 
     def seal(self, lease: Lease, *, key: str, sha256: str, facts: Mapping[str, object]) -> Seal:
         """Make an object the one output of a range; the same again gives the same seal.
@@ -211,52 +280,76 @@ class Ledger:
             SealConflict: the lease was lost or the range has another output: delete the object unread.
         """
         self._chain.guard()
-        with self._database.write() as connection:
-            return seal_range(connection, lease, key=key, sha256=sha256, facts=facts)
+        return self._write(lambda connection: ranges.seal_range(connection, lease, key=key, sha256=sha256, facts=facts))
 
     def seals(self, charge_id: str) -> dict[int, Seal]:
         """Return the seals of a charge by range."""
-        with self._database.read() as connection:
-            return find_seals(connection, charge_id)
+        return self._database.read(lambda connection: ranges.find_seals(connection, charge_id))
 
-    def finish(self, charge_id: str, ranges: int) -> None:
-        """Close a charge whose ranges are all sealed: RUNNING → SEALED; finished already is fine."""
-        with self._chain.recording() as connection:
-            finish_charge(connection, charge_id, ranges)
+    def seal_of(self, charge_id: str, range_id: int) -> Seal | None:
+        """Return the seal of one range, or None."""
+        return self._database.read(lambda connection: ranges.find_seal(connection, charge_id, range_id))
+
+    def tokens(self, charge_id: str) -> dict[int, int]:
+        """Return the newest fencing token of every range that was ever leased: an older one can never seal."""
+        return self._database.read(lambda connection: ranges.find_tokens(connection, charge_id))
+
+    def finish(self, charge_id: str, count: int) -> None:
+        """Close a charge whose `count` ranges are all sealed: RUNNING → SEALED; finished already is fine."""
+        self._record(lambda connection: ranges.finish_charge(connection, charge_id, count))
 
     # Ends
 
     def answer(self, charge_id: str, answer: Mapping[str, object]) -> dict[str, object]:
         """Record a gate's answer before anyone sees it (RUNNING → SEALED) and return the one that is recorded first."""
-        with self._chain.recording() as connection:
-            return closing.record_answer(connection, charge_id, answer)
+        return self._record(lambda connection: closing.record_answer(connection, charge_id, answer))
 
     def recorded_answer(self, charge_id: str) -> dict[str, object] | None:
         """Return a gate's recorded answer, or None."""
-        with self._database.read() as connection:
-            answer = closing.find_answer(connection, charge_id)
+        answer = self._database.read(lambda connection: closing.find_answer(connection, charge_id))
         self._chain.settle()
         return answer
 
     def publish(self, release: str) -> None:
-        """Say that a release is public: every charge SEALED → PUBLISHED."""
-        with self._chain.recording() as connection:
-            closing.publish_release(connection, release)
+        """Say that a release is bound to become public: every charge SEALED → PUBLISHED.
+
+        From here on it cannot be abandoned, so this comes before the signature that makes it a release.
+        """
+        self._record(lambda connection: closing.publish_release(connection, release))
 
     def burn(self, release: str, reason: str) -> None:
         """Abandon a release: every charge → BURNED, spent for ever."""
-        with self._chain.recording() as connection:
-            closing.burn_release(connection, release, reason)
+        self._record(lambda connection: closing.burn_release(connection, release, reason))
 
     # History
 
     def history(self) -> list[Entry]:
         """Return every entry of the chain, oldest first."""
-        with self._database.read() as connection:
-            return list(entries(connection))
+        return self._database.read(lambda connection: list(entries(connection)))
+
+    def notices(self, after: int = 0) -> list[Notice]:
+        """Return what the operator was told beyond number `after`, oldest first."""
+        return self._database.read(lambda connection: notices.find_notices(connection, after))
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Pass every notice that is written through this object to `watcher`, once it is committed and anchored."""
+        self._watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.remove(watcher)
+
+    def back_up(self, target: Path) -> Path:
+        """Write one snapshot of the ledger, without its anchors, to a new SQLite file, which is a ledger in itself.
+
+        Raises:
+            LedgerError: there is something at `target`.
+        """
+        return backup.back_up(self._database, target)
 
     def check(self) -> Checked:
-        """Check everything against everything: file, chain, anchors, states, sums and seals.
+        """Check everything against everything: database, chain, anchors, states, sums and seals.
 
         Raises:
             LedgerRewound: the chain and its anchors disagree.
@@ -264,7 +357,43 @@ class Ledger:
         """
         self._chain.refuse_if_behind()
         anchored = [key for key, _ in self._chain.anchors.list()]
-        with self._database.read() as connection:
+        with self._database.reading() as connection:
             links = list(entries(connection))
             self._chain.settle()
-            return checking.check(connection, links, self._chain.anchors, anchored)
+            damage = list(self._database.problems(connection))
+            return checking.check(connection, links, self._chain.anchors, anchored, damage)
+
+    def _record(self, work: Callable[[Connection], T]) -> T:
+        """Run a transaction that may append to the chain; committed, anchored and told when this returns."""
+        result, told = self._chain.record(work)
+        self._tell(told)
+        return result
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        """Run a transaction that appends nothing to the chain; committed and told when this returns."""
+        result, told = self._database.write(lambda connection: (work(connection), written(connection).notices))
+        self._tell(told)
+        return result
+
+    def _tell(self, told: list[Notice]) -> None:
+        for notice in told:
+            for watcher in list(self._watchers):
+                watcher(notice)
+
+
+@contextmanager
+def _database(url: str) -> Iterator[Database]:
+    """The database at an address, its connections closed at the end."""
+    database = database_at(url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _require_there(database: Database) -> None:
+    if not database.exists():
+        raise LedgerMissing(
+            f"there is no ledger at {database.shown}: `cadp budget init` makes one; if there was one, put it back, "
+            f"since a new one would forget what was spent"
+        )

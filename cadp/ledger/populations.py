@@ -14,6 +14,7 @@ from cadp.ledger.accounts import open_account
 from cadp.ledger.canonical import canonical, name_text, utc_now
 from cadp.ledger.chain import append
 from cadp.privacy.accountant import ORDERS, RELATION, cap, delta_cap
+from cadp.privacy.plain_words import scientific
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ def create_population(connection: Connection, wanted: Population) -> Population:
     other = bound_to(connection, wanted.source_hmac)
     if other is not None:
         raise LedgerError(
-            f"this source is bound to population {other.name} already (limit ε {other.epsilon:g}, δ {other.delta:g}): "
-            f"use that name; {wanted.name} would grant the same units a second budget"
+            f"this source is bound to population {other.name} already (limit ε {other.epsilon:g}, "
+            f"δ {scientific(other.delta)}): use that name; {wanted.name} would grant the same units a second budget"
         )
     values = {
         "name": wanted.name,
@@ -145,8 +146,8 @@ def _same(found: Population, wanted: Population) -> Population:
     if differing:
         raise LedgerError(
             f"population {found.name} exists with other parameters: {'; '.join(differing)}. Its limit and its source "
-            f"can never change: go on under ε {found.epsilon:g}, δ {found.delta:g} (`cadp budget show`); another "
-            f"source needs another name"
+            f"can never change: go on under ε {found.epsilon:g}, δ {scientific(found.delta)} (`cadp budget show`); "
+            f"another source needs another name"
         )
     return found
 

@@ -3,14 +3,14 @@
 A lease is only an appointment: it keeps two workers from doing the same range twice. Soundness is the token's and the
 seal's: every lease of a range has a higher token than the last, only the highest can seal, and a range has one seal.
 
-So leases may go by the wall clock. A clock that is set forward ends them early and a range is done twice, of which one
-output is deleted unread; one that is set back makes others wait longer, but never for more than `LONGEST_LEASE`: a
-lease that seems to last longer was taken under another clock and is over.
+So leases may go by a wall clock: the server's in PostgreSQL, whatever the workers' clocks say, and the machine's where
+SQLite is. A clock that is set forward ends them early and a range is done twice, of which one output is deleted unread;
+one that is set back makes others wait longer, but never for more than `LONGEST_LEASE`: a lease that seems to last
+longer was taken under another clock and is over.
 """
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,9 +18,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from cadp.errors import LedgerError, SealConflict
-from cadp.ledger import schema
+from cadp.ledger import notices, schema
 from cadp.ledger.canonical import canonical, name_text, plain, utc_now
-from cadp.ledger.charges import get_charge, move
+from cadp.ledger.charges import Charge, get_charge, move
 from cadp.ledger.owner import is_dead
 from cadp.ledger.states import State
 
@@ -81,8 +81,12 @@ class Seal:
     at: str
 
 
-def take_lease(connection: Connection, charge_id: str, range_id: int, owner: str, seconds: float) -> Lease:
+def take_lease(
+    connection: Connection, charge_id: str, range_id: int, owner: str, seconds: float, *, now: float
+) -> Lease:
     """Give `owner` the range: it is new, expired, the owner's own, or its owner's process is dead.
+
+    `now` is the ledger's time, seconds since the epoch.
 
     Raises:
         LeaseHeld: another owner's lease is alive; says whose and for how long.
@@ -94,10 +98,9 @@ def take_lease(connection: Connection, charge_id: str, range_id: int, owner: str
         raise LedgerError(
             f"a lease needs a range >= 0 and up to {LONGEST_LEASE:g} seconds, not {range_id!r} and {seconds!r}"
         )
-    _require_running(connection, charge_id, range_id)
+    charge = _require_running(connection, charge_id, range_id)
     if _seal_row(connection, charge_id, range_id) is not None:
         raise SealConflict(f"range {range_id} of charge {charge_id} is sealed already: read its seal instead")
-    now = time.time()
     lease = Lease(charge_id, range_id, token=1, owner=owner, expires=_whole_ms(now + seconds), seconds=seconds)
     row = _range_row(connection, charge_id, range_id)
     if row is None:
@@ -112,10 +115,20 @@ def take_lease(connection: Connection, charge_id: str, range_id: int, owner: str
         )
     lease = replace(lease, token=row.token + 1)
     _update(connection, lease)
+    if row.owner != owner:
+        why = "its process is gone" if left > 0 else f"its lease ended {-left:.0f} s ago"
+        notices.write(
+            connection,
+            "takeover",
+            f"range {range_id} of {charge.key} goes from {row.owner} ({why}) to {owner} under token {lease.token}; "
+            f"what the former has not sealed is deleted unread, the charge stays the same",
+            population=charge.population,
+            release=charge.release,
+        )
     return lease
 
 
-def renew_lease(connection: Connection, lease: Lease) -> Lease:
+def renew_lease(connection: Connection, lease: Lease, *, now: float) -> Lease:
     """Keep a lease for as long again from now.
 
     Raises:
@@ -124,7 +137,7 @@ def renew_lease(connection: Connection, lease: Lease) -> Lease:
     """
     _require_running(connection, lease.charge, lease.range_id)
     _require_token(connection, lease)
-    renewed = replace(lease, expires=_whole_ms(time.time() + lease.seconds))
+    renewed = replace(lease, expires=_whole_ms(now + lease.seconds))
     _update(connection, renewed)
     return renewed
 
@@ -171,6 +184,18 @@ def find_seals(connection: Connection, charge_id: str) -> dict[int, Seal]:
     return {row.range_id: _seal(row) for row in connection.execute(query)}
 
 
+def find_seal(connection: Connection, charge_id: str, range_id: int) -> Seal | None:
+    """Return the seal of one range, or None."""
+    row = _seal_row(connection, charge_id, range_id)
+    return None if row is None else _seal(row)
+
+
+def find_tokens(connection: Connection, charge_id: str) -> dict[int, int]:
+    """Return the newest token of every range of a charge that was ever leased."""
+    query = select(schema.ranges.c.range_id, schema.ranges.c.token).where(schema.ranges.c.charge_id == charge_id)
+    return {row.range_id: row.token for row in connection.execute(query)}
+
+
 def finish_charge(connection: Connection, charge_id: str, ranges: int) -> None:
     """Take a running charge whose ranges 0 … `ranges` − 1 are all sealed to SEALED; finished already is fine.
 
@@ -190,10 +215,11 @@ def finish_charge(connection: Connection, charge_id: str, ranges: int) -> None:
         move(connection, charge_id, State.SEALED, "finish", {"ranges": ranges})
 
 
-def _require_running(connection: Connection, charge_id: str, range_id: int) -> None:
-    state = get_charge(connection, charge_id).state
-    if state is not State.RUNNING:
-        raise LedgerError(f"range {range_id} of charge {charge_id} may not be worked on: the charge is {state}")
+def _require_running(connection: Connection, charge_id: str, range_id: int) -> Charge:
+    charge = get_charge(connection, charge_id)
+    if charge.state is not State.RUNNING:
+        raise LedgerError(f"range {range_id} of charge {charge_id} may not be worked on: the charge is {charge.state}")
+    return charge
 
 
 def _require_token(connection: Connection, lease: Lease) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration that this version of the code knows; revisions count upwards."""
 
 _HEX256 = String(64)
@@ -41,9 +41,9 @@ ledger = Table(
     Column("only", Integer, primary_key=True),
     Column("id", String(32), nullable=False),
     Column("at", String(32), nullable=False),
-    CheckConstraint("only = 1", name="one_row"),
+    CheckConstraint('"only" = 1', name="one_row"),
 )
-"""One row: which ledger this is. A backend with row locks takes this row's lock for every write."""
+"""One row: which ledger this is. PostgreSQL locks it for every write."""
 
 chain = Table(
     "chain",
@@ -151,3 +151,15 @@ answers = Table(
     Column("at", String(32), nullable=False),
     Column("seq", ForeignKey("chain.seq"), nullable=False),
 )
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("population", String(200)),
+    Column("release", String(200)),
+    Column("text", Text, nullable=False),
+)
+"""What the operator is told; informing only, so it is neither chained nor anchored."""

@@ -1,6 +1,6 @@
 """The last step of a release: its documents, and then the signed manifest that makes it a release."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cadp.errors import ObjectExists, PublishConflict, VerificationFailed
 from cadp.publish import layout
@@ -20,7 +20,13 @@ from cadp.store import Store, StoredObject
 
 
 def finish(
-    target: Store, files: Sequence[PublishedFile], sample: Sequence[Released], facts: ReleaseFacts, signer: Signer
+    target: Store,
+    files: Sequence[PublishedFile],
+    sample: Sequence[Released],
+    facts: ReleaseFacts,
+    signer: Signer,
+    *,
+    bind: Callable[[], None] | None = None,
 ) -> Manifest:
     """Write every document of the release, `manifest.dsse` last; doing it again writes the same bytes.
 
@@ -30,6 +36,8 @@ def finish(
         sample: released records for the contact sheet; the first few of each class are shown.
         facts: the release's public facts.
         signer: the publisher's key.
+        bind: called once all files but the manifest and its signature are in place and nothing speaks against these
+            two: where the release becomes irrevocable. If it raises, there is no release.
 
     Raises:
         PublishConflict: the prefix holds something else already.
@@ -62,8 +70,14 @@ def finish(
     put(layout.SUMS, sums({file.key: file.sha256 for file in stored}))
     manifest = build(facts, stored)
     _check_alone(target, manifest)
-    put(layout.MANIFEST, manifest.to_bytes())
-    put(layout.ENVELOPE, seal(manifest.in_toto(), signer))
+    last = {layout.MANIFEST: manifest.to_bytes(), layout.ENVELOPE: seal(manifest.in_toto(), signer)}
+    for path, data in last.items():
+        if target.exists(path) and target.get(path) != data:
+            raise PublishConflict(f"{target.url_of(path)} holds other bytes; a version is immutable: publish a new one")
+    if bind is not None:
+        bind()
+    for path, data in last.items():
+        put(path, data)
     return manifest
 
 

@@ -97,6 +97,28 @@ def verify(
     )
 
 
+def verify_manifest(target: Store, trusted: Sequence[Ed25519PublicKey]) -> tuple[Manifest, str]:
+    """Check what a release says of itself, and read none of its records.
+
+    Returns:
+        The manifest, and the id of the trusted key that signed it; every ε in its statement follows from its events.
+
+    Raises:
+        VerificationFailed: as `verify`, but for the bytes of the files that the manifest lists.
+    """
+    manifest_bytes, envelope = _head(target)
+    problems: list[str] = []
+    try:
+        manifest = parse(manifest_bytes)
+    except VerificationFailed as error:
+        raise _failed(target, [str(error)]) from error
+    signed_by = _check_signature(manifest, envelope, trusted, problems)
+    problems += _check_documents(target, manifest)
+    if problems or signed_by is None:
+        raise _failed(target, problems)
+    return manifest, signed_by
+
+
 def _failed(store: Store, problems: Sequence[str]) -> VerificationFailed:
     return VerificationFailed(f"{store.url} is not a valid release:\n" + "\n".join(f"  {line}" for line in problems))
 

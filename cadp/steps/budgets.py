@@ -4,11 +4,14 @@ from pathlib import Path
 
 from cadp.errors import LedgerError, LedgerMissing, SpecError
 from cadp.ledger import Budget, Ledger, Population
+from cadp.ledger.budget import figure
+from cadp.ledger.migrate import Outdated
 from cadp.plan import HOLDOUT_SUFFIX, holdout_population
-from cadp.secret import load_secret, make_secret
+from cadp.privacy.plain_words import scientific
+from cadp.secret import bind_ledger, load_secret, make_secret
 from cadp.settings import Settings
 from cadp.spec import ReleaseSpec, load_spec
-from cadp.steps.job import source_mac
+from cadp.steps.job import source_macs
 from cadp.store import Store
 
 
@@ -25,38 +28,57 @@ def init_budget(
     """
     if not (0 < epsilon < 1e6 and 0 < holdout_epsilon < 1e6 and 0 < delta < 1):
         raise SpecError(
-            f"a limit needs ε above 0 and δ between 0 and 1, not ε = {epsilon:g} / {holdout_epsilon:g}, δ = {delta:.0e}"
+            f"a limit needs ε above 0 and δ between 0 and 1, not ε = {epsilon:g} / {holdout_epsilon:g}, "
+            f"δ = {scientific(delta)}"
         )
     spec = load_spec(spec_path)
     settings.make_private_folders()
-    ledger = Ledger.init(settings.ledger_url, Store.open(settings.anchors_url))
-    _refuse_rename(ledger, settings, spec)
-    secret = make_secret(settings.secrets_dir, spec.population)
-    bound = source_mac(secret, spec)
-    made = []
-    for name, limit in ((spec.population, epsilon), (holdout_population(spec.population), holdout_epsilon)):
-        made.append(
-            ledger.create_population(
-                name,
-                unit=spec.source.unit,
-                epsilon=limit,
-                delta=delta,
-                source_hmac=bound if name == spec.population else secret.mac("holdout source", bound.encode()).hex(),
-                secret_fingerprint=secret.fingerprint(),
+    with _init(settings) as ledger:
+        _refuse_rename(ledger, settings, spec)
+        secret = make_secret(settings.secrets_dir, spec.population)
+        bind_ledger(settings.secrets_dir, spec.population, ledger.identity)
+        bound = _binding(ledger, source_macs(secret, spec))
+        made = []
+        for name, limit in ((spec.population, epsilon), (holdout_population(spec.population), holdout_epsilon)):
+            mac = bound if name == spec.population else secret.mac("holdout source", bound.encode()).hex()
+            made.append(
+                ledger.create_population(
+                    name,
+                    unit=spec.source.unit,
+                    epsilon=limit,
+                    delta=delta,
+                    source_hmac=mac,
+                    secret_fingerprint=secret.fingerprint(),
+                )
             )
-        )
-    return made[0], made[1]
+        return made[0], made[1]
 
 
 def has_budget(spec_path: Path, settings: Settings) -> bool:
-    """Return whether the spec's population has its budgets already, whatever their limits."""
+    """Return whether the spec's population has its budgets already, whatever their limits.
+
+    A ledger of an earlier version is upgraded.
+    """
     spec = load_spec(spec_path)
     try:
         ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
     except LedgerMissing:
         return False
-    names = {population.name for population in ledger.populations()}
+    except Outdated:
+        ledger = _init(settings)
+    with ledger:
+        names = {population.name for population in ledger.populations()}
     return {spec.population, holdout_population(spec.population)} <= names
+
+
+def _init(settings: Settings) -> Ledger:
+    backups = settings.home / "private" / "backups"
+    return Ledger.init(settings.ledger_url, Store.open(settings.anchors_url), backups=backups)
+
+
+def _binding(ledger: Ledger, macs: tuple[str, ...]) -> str:
+    """Return what a population of this source is, or will be, bound by."""
+    return next((mac for mac in macs if ledger.bound_to(mac) is not None), macs[0])
 
 
 def _refuse_rename(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> None:
@@ -65,7 +87,7 @@ def _refuse_rename(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> Non
         if population.name == spec.population or population.name.endswith(HOLDOUT_SUFFIX):
             continue
         secret = load_secret(settings.secrets_dir, population.name)
-        if source_mac(secret, spec) == population.source_hmac:
+        if population.source_hmac in source_macs(secret, spec):
             raise LedgerError(
                 f"{spec.source.url} is the source of population {population.name} already: "
                 f"say `population: {population.name}` in {spec.name}'s spec; a source has one budget"
@@ -76,9 +98,10 @@ def budget_row(budget: Budget) -> dict[str, str]:
     """The figures of one population's budget, replace-one."""
     return {
         "population": budget.population,
-        "limit ε": f"{budget.epsilon:.4g}",
-        "δ": f"{budget.delta:.0e}",
-        "spent ε": f"{budget.spent:.4g}",
-        "left ε": f"{budget.left:.4g}",
+        "limit ε": figure(budget.epsilon),
+        "δ": scientific(budget.delta),
+        "spent ε": figure(budget.spent),
+        "reserved ε": figure(budget.reserved),
+        "left ε": figure(budget.left),
         "held by": ", ".join(f"{share.release} ({'/'.join(share.states)})" for share in budget.releases) or "–",
     }

@@ -2,11 +2,12 @@
 
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cadp.errors import BudgetExceeded, LedgerError, SealConflict, SettingsError
+from cadp.errors import BudgetExceeded, LedgerError, SettingsError
 from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, State, process_owner
 from cadp.ledger.budget import refusal
 from cadp.plan import Part, Plan, bind_plan, plan_release
@@ -21,6 +22,7 @@ from cadp.store import Store
 
 # A range takes minutes; its worker renews the lease as it goes. A dead worker's lease lapses after this.
 LEASE_SECONDS = 300.0
+_FORMERLY = ("idx\0", "imagefolder\0")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Job:
         """Local folder of this process for sorting and staging; private."""
         return own_scratch(self.settings.scratch)
 
+    def telling(self, reporter: Reporter) -> AbstractContextManager[None]:
+        """Tell `reporter` what the ledger notes down while the context is open: reserved, refused, takeover, …"""
+        return self.ledger.watched(lambda notice: reporter.event(notice.kind, notice.text))
+
     @property
     def plan_digest(self) -> str:
         """What the public may know of the plan."""
@@ -96,7 +102,7 @@ class Job:
         """The planned charge called `name`."""
         return next(part for part in self.plan.parts() if part.name == name)
 
-    def charge(self, name: str, reporter: Reporter | None = None) -> Charge:
+    def charge(self, name: str) -> Charge:
         """Charge one part of the plan, or find its charge: the same part is never charged twice.
 
         The charge is committed and anchored, and may be worked under, when this returns.
@@ -117,8 +123,6 @@ class Job:
         )
         if charge.state is State.RESERVED:
             self.ledger.begin(charge.id)
-        if reporter is not None:
-            reporter.event("charged", f"{name}: ε = {part.epsilon(self.spec.spend.delta):.4g} to {part.population}")
         return charge
 
     def _require_budget(self) -> None:
@@ -130,25 +134,29 @@ class Job:
             if not quote.fits:
                 key = f"{self.spec.release}/{'+'.join(part.name for part in parts)}"
                 holders = self.ledger.budget(population).releases
-                raise BudgetExceeded(refusal(self.spec.release, key, quote, holders))
+                text = refusal(self.spec.release, key, quote, holders)
+                self.ledger.note_refusal(population, self.spec.release, text)
+                raise BudgetExceeded(text)
 
     def lease(self, charge: Charge, index: int, reporter: Reporter) -> Lease | None:
         """Take the lease of a range; wait while another live worker holds it; None if it is sealed by then."""
-        while index not in self.ledger.seals(charge.id):
+        while True:
             try:
                 return self.ledger.lease(charge.id, index, process_owner(), LEASE_SECONDS)
             except LeaseHeld as held:
                 reporter.event("waiting", f"range {index} is {held.owner}'s for {held.seconds_left:.0f} s more")
                 time.sleep(min(max(held.seconds_left, 0.1), 10.0))
-            except SealConflict:
-                continue  # sealed since we looked
-        return None
+            except LedgerError:
+                # Sealed since we looked, and perhaps finished with its charge; anything else is a refusal.
+                if self.ledger.seal_of(charge.id, index) is None:
+                    raise
+                return None
 
     def find_charge(self, name: str) -> Charge | None:
-        """Return the charge of one part, or None before it is made."""
+        """Return the charge of one part, or None before it is made; one that was taken back does not count."""
         part, key = self.part(name), f"{self.spec.release}/{name}"
         charges = self.ledger.charges(population=part.population, release=self.spec.release)
-        return next((charge for charge in charges if charge.key == key), None)
+        return next((c for c in charges if c.key == key and c.state is not State.VOIDED), None)
 
 
 class Renewal:
@@ -183,7 +191,7 @@ def population_secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> 
             f"the secret of population {spec.population} has fingerprint {secret.fingerprint()}, "
             f"the ledger knows {population.secret_fingerprint}: restore the right one from backup"
         )
-    if source_mac(secret, spec) != population.source_hmac:
+    if population.source_hmac not in source_macs(secret, spec):
         raise LedgerError(
             f"population {spec.population} is bound to another source than {spec.source.url}: "
             f"name the population of this source, or make one with `cadp budget init`"
@@ -191,12 +199,16 @@ def population_secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> 
     return secret
 
 
-def source_mac(secret: PopulationSecret, spec: ReleaseSpec) -> str:
-    """Return what binds a population to its source: HMAC of the source's address under the population's secret."""
+def source_macs(secret: PopulationSecret, spec: ReleaseSpec) -> tuple[str, ...]:
+    """Return what binds a population to its source, HMAC of the source's address under the population's secret.
+
+    The first is how it is bound today; the others are how earlier versions did, which named the format too, so that
+    one folder that can be read in two formats could have had two budgets.
+    """
     # One folder has one address however it is written, or it could be given two budgets.
     known = catalogue.find(spec.source.url)
     address = known.name if known else str(Path(spec.source.url.removeprefix("file://")).resolve())
-    return secret.mac("source", f"{spec.source.format}\0{address}".encode()).hex()
+    return tuple(secret.mac("source", f"{before}{address}".encode()).hex() for before in ("", *_FORMERLY))
 
 
 class Step(Protocol):

@@ -5,6 +5,7 @@ gets an i.i.d. 128-bit id: its public name and its sort key, so that sorting by 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,14 @@ from cadp.records import Batch, Released, pack_released, unpack_released
 from cadp.reporter import Reporter
 from cadp.shards import encode_png
 from cadp.steps.job import Job, Renewal
+from cadp.steps.published import is_published
 from cadp.steps.train import load_model, range_batches
 
 if TYPE_CHECKING:
     from cadp.cinn.network import ConditionalFlow
+
+# The key of an attempt: range, fencing token, and what tells two attempts apart; and its sidecar's.
+ATTEMPT = re.compile(r"sealed/(?P<range>\d{5,})\.(?P<token>\d+)-[0-9a-f]{8}\.run(\.index)?")
 
 
 class PrivatizeStep:
@@ -27,11 +32,17 @@ class PrivatizeStep:
     name = "privatize"
     title = "Privatize the records"
 
+    def __init__(self) -> None:
+        self._before: dict[str, int] = {}  # by release: the records that were sealed when this process began
+
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
         """Charge the mechanism, once there is a model that may be used, and return the ranges without a seal."""
+        if is_published(job):
+            return []
         load_model(job)
-        charge = job.charge("records", reporter)
+        charge = job.charge("records")
         sealed = job.ledger.seals(charge.id)
+        self._before[job.spec.release] = sum(int(str(seal.facts["records"])) for seal in sealed.values())
         return [index for index in range(job.plan.ranges) if index not in sealed]
 
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
@@ -43,7 +54,7 @@ class PrivatizeStep:
         renewal = Renewal(job.ledger, lease)
         flow = load_model(job)
         key = f"sealed/{index:05d}.{lease.token}-{os.urandom(4).hex()}.run"
-        before = sum(int(str(seal.facts["records"])) for seal in job.ledger.seals(charge.id).values())
+        before = self._before.get(job.spec.release, 0)
         with reporter.progress("privatize", job.plan.facts.records, "records", before) as advance:
 
             def items() -> Iterator[tuple[bytes, bytes]]:
@@ -64,6 +75,8 @@ class PrivatizeStep:
     def finish(self, job: Job, reporter: Reporter) -> None:
         """Close the charge once every range is sealed, and delete what attempts left that were not."""
         del reporter
+        if is_published(job):
+            return
         job.ledger.finish(job.charge("records").id, job.plan.ranges)
         kept = set(sealed_runs(job))
         for key, _ in job.private.list("sealed/"):

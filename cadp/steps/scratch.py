@@ -17,7 +17,10 @@ def own_scratch(root: Path) -> Path:
 
 def sweep_scratch(root: Path) -> None:
     """Remove what processes of this machine left that were killed: decoded originals may lie there."""
-    if root.is_dir():
-        for folder in root.iterdir():
-            if is_dead(unquote(folder.name)):
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in dead_scratch(root):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def dead_scratch(root: Path) -> list[Path]:
+    """Return the folders below `root` of processes of this machine that are gone."""
+    return [folder for folder in sorted(root.iterdir()) if is_dead(unquote(folder.name))] if root.is_dir() else []

@@ -6,6 +6,7 @@ units' ids alone: neighbouring datasets have the same ids, hence the same ranges
 
 import hmac
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,10 +25,13 @@ from cadp.shards import read_raw_shard, write_raw_shard
 from cadp.sources import Source, open_source
 from cadp.spec import canonical_json
 from cadp.steps.job import Job
+from cadp.steps.published import is_published
 
 TRAIN, HOLDOUT = "train", "test"
 FACTS_KEY = "raw/facts.json"
 REJECTS_KEY = "raw/rejects.parquet"
+RAW = re.compile(r"raw/(facts\.json|rejects\.parquet|(train|test)\.run(\.index)?|train-\d{5,}\.tar|holdout\.tar)")
+"""Every key that this step writes."""
 
 
 class SplitFacts(TypedDict):
@@ -46,6 +50,8 @@ class ShardStep:
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
         """Sort each split by unit into a run, check the counts, and return the shards that are still to cut."""
+        if is_published(job):
+            return []
         if not job.private.exists(FACTS_KEY):
             self._sort(job, reporter)
         return [index for index in range(job.plan.ranges + 1) if not job.private.exists(raw_key(job, index))]
@@ -68,6 +74,8 @@ class ShardStep:
 
     def finish(self, job: Job, reporter: Reporter) -> None:
         """Show what the source held. How many records were rejected, and why, is for the private zone alone."""
+        if is_published(job):
+            return
         facts = read_facts(job)
         reporter.table(
             "source",

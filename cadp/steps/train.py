@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cadp.errors import CadpError, CheckpointRefused
+from cadp.errors import CadpError, CheckpointRefused, SealConflict
 from cadp.privacy.accountant import RELATION
 from cadp.records import Batch, stack
 from cadp.reporter import Reporter
 from cadp.steps.job import Job
+from cadp.steps.models import model_objects
+from cadp.steps.published import is_published
 from cadp.steps.shard import TRAIN, read_facts, read_shard, require_shards
 
 if TYPE_CHECKING:
@@ -30,9 +32,11 @@ class TrainStep:
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
         """Charge the training, once there are shards; nothing is left to do once its checkpoint is sealed."""
+        if is_published(job):
+            return []
         require_shards(job)
-        charge = job.charge("train", reporter)
-        return [] if job.ledger.seals(charge.id) else [0]
+        charge = job.charge("train")
+        return [] if job.ledger.seal_of(charge.id, 0) else [0]
 
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
         """Fit the moments, save the checkpoint and seal it: the charge pays for one model, whatever it is like."""
@@ -49,12 +53,19 @@ class TrainStep:
             flow = fit_moments(records.batches, job.plan.moments, counts, reporter)
         record = {"relation": RELATION, "population": job.spec.population, "event": charge.event.to_json()}
         digest = save_checkpoint(job.models, flow, record, job.plan.versions)
-        job.ledger.seal(lease, key=digest, sha256=digest, facts={})
+        try:
+            job.ledger.seal(lease, key=digest, sha256=digest, facts={})
+        except SealConflict:
+            for key in model_objects(job.models, digest):  # another attempt's model counts; this one is never read
+                job.models.delete(key)
+            raise
         reporter.event("sealed", f"model {digest[:12]}")
 
     def finish(self, job: Job, reporter: Reporter) -> None:
         """Check the sealed model and close the charge."""
         del reporter
+        if is_published(job):
+            return
         load_model(job)
         job.ledger.finish(job.charge("train").id, 1)
 
@@ -116,7 +127,7 @@ def load_model(job: Job) -> "ConditionalFlow":
     from cadp.cinn.network import ROUND_TRIP_LIMIT, check_round_trip  # noqa: PLC0415
 
     charge = job.find_charge("train")
-    seal = job.ledger.seals(charge.id).get(0) if charge else None
+    seal = job.ledger.seal_of(charge.id, 0) if charge else None
     if charge is None or seal is None:
         raise CadpError(f"{job.spec.release} has no trained model yet: run `cadp train` or `cadp release`")
     flow, record = load_checkpoint(job.models, seal.key)

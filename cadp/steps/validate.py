@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXPECTATIONS = "validation/expectations/"
-_VERDICT = "validation/verdict.json"
+VERDICT = "validation/verdict.json"
 
 
 class ValidateStep:
@@ -35,8 +35,8 @@ class ValidateStep:
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
         """Charge the gate, once there are records; nothing is left to do once its answer and verdict are recorded."""
         sealed_runs(job)
-        charge = job.charge("gate", reporter)
-        done = job.ledger.recorded_answer(charge.id) is not None and job.private.exists(_VERDICT)
+        charge = job.charge("gate")
+        done = job.ledger.recorded_answer(charge.id) is not None and job.private.exists(VERDICT)
         return [] if done else [0]
 
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
@@ -93,9 +93,9 @@ def require_passed(job: Job) -> None:
             f"{job.spec.release} is withheld by the gate: accuracy {accuracy_line(answer)}. The answer is recorded, "
             f"asking again returns it; a new try is a new version with its own charges"
         )
-    if not job.private.exists(_VERDICT):
+    if not job.private.exists(VERDICT):
         raise CadpError(f"{job.spec.release} is not validated yet: run `cadp validate` or `cadp release`")
-    if failures := json.loads(job.private.get(_VERDICT))["failures"]:
+    if failures := json.loads(job.private.get(VERDICT))["failures"]:
         raise Withheld(f"{job.spec.release} is withheld by its expectations: {'; '.join(failures)}")
 
 
@@ -143,10 +143,10 @@ def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any])
         class_counts=read_facts(job)[TRAIN]["class_counts"],
         gate=answer,
     )
-    if job.private.exists(_VERDICT):
+    if job.private.exists(VERDICT):
         return  # another process was faster
     for key, _ in job.private.list(EXPECTATIONS):
         job.private.delete(key)  # of an attempt that stopped before its verdict
     for name, data in report.files.items():
         job.private.put(EXPECTATIONS + name, data)
-    job.private.put(_VERDICT, json.dumps({"failures": list(report.failures)}).encode())
+    job.private.put(VERDICT, json.dumps({"failures": list(report.failures)}).encode())

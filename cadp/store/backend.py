@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -32,6 +33,9 @@ class Backend(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
+
+    def drop_unfinished(self, prefix: str, seconds: float, *, dry_run: bool) -> Sequence[tuple[str, int]]:
+        """Remove what writers below `prefix` began over `seconds` ago and never made visible; return address, size."""
 
     def url_of(self, key: str) -> str:
         """Return the object's address."""

@@ -1,7 +1,7 @@
 """The store that every other part of the program sees."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -160,6 +160,18 @@ class Store:
     def delete(self, key: str) -> None:
         """Remove the object; fine if there is none."""
         self._backend().delete(self._full(key))
+
+    def drop_unfinished(self, seconds: float, *, dry_run: bool = False) -> Sequence[tuple[str, int]]:
+        """Remove what writers that died left half-written: nothing of it was ever visible as an object.
+
+        Args:
+            seconds: how long ago it was begun or last written; a living writer's is younger than a few hours.
+            dry_run: only say what would be removed.
+
+        Returns:
+            Address and bytes of each; a local directory's writers share one place for all of its prefixes.
+        """
+        return self._backend().drop_unfinished(self._prefix, seconds, dry_run=dry_run)
 
     def child(self, prefix: str) -> "Store":
         """Return the store of everything below `prefix/`."""

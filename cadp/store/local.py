@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -110,6 +110,21 @@ class LocalBackend:
         """Unlink the file."""
         with _plainly(f"delete {key!r} below {self.root}"):
             (self.root / key).unlink(missing_ok=True)
+
+    def drop_unfinished(self, prefix: str, seconds: float, *, dry_run: bool) -> Sequence[tuple[str, int]]:
+        """Unlink old temporary files; the directory of a killed writer is used again by the next one."""
+        del prefix
+        found, oldest = [], time.time() - seconds
+        with _plainly(f"clean up below {self.root}"):
+            for staging in (self.root.parent / f"{STAGING}-{self.root.name}", self.root / STAGING):
+                for path in sorted(staging.iterdir()) if staging.is_dir() else ():
+                    with suppress(FileNotFoundError):  # finished, or removed by another
+                        state = path.stat()
+                        if state.st_mtime < oldest:
+                            found.append((f"file://{path.as_posix()}", state.st_size))
+                            if not dry_run:
+                                path.unlink()
+        return found
 
     def url_of(self, key: str) -> str:
         """Return a file:// address, not percent-encoded."""

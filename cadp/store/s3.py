@@ -2,8 +2,9 @@
 
 import io
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,6 +133,31 @@ class S3Backend:
         except ObjectMissing:
             return
 
+    def drop_unfinished(self, prefix: str, seconds: float, *, dry_run: bool) -> Sequence[tuple[str, int]]:
+        """Abort old multipart uploads: their parts are kept, and paid for, until somebody does."""
+        found: list[tuple[str, int]] = []
+        oldest, more = datetime.now(UTC) - timedelta(seconds=seconds), dict[str, str]()
+        while True:
+            with self._plainly("list uploads below", prefix):
+                page = self._fs.call_s3("list_multipart_uploads", Bucket=self.bucket, Prefix=prefix, **more)
+            for upload in page.get("Uploads", ()):
+                key, begun = upload["Key"], upload["Initiated"]
+                if key.startswith(prefix) and begun < oldest:
+                    this = {"Bucket": self.bucket, "Key": key, "UploadId": upload["UploadId"]}
+                    found.append((self.url_of(key), self._drop_upload(this, dry_run=dry_run)))
+            if not page.get("IsTruncated"):
+                return found
+            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _drop_upload(self, upload: Mapping[str, str], *, dry_run: bool) -> int:
+        """The bytes of an upload's first thousand parts, after it was aborted; 0 if it ended meanwhile."""
+        with suppress(ObjectMissing), self._plainly("clean up", upload["Key"]):
+            parts = self._fs.call_s3("list_parts", **upload).get("Parts", ())
+            if not dry_run:
+                self._fs.call_s3("abort_multipart_upload", **upload)
+            return sum(int(part["Size"]) for part in parts)
+        return 0
+
     def url_of(self, key: str) -> str:
         """Return the s3:// address."""
         return f"s3://{self.bucket}/{key}"
@@ -165,7 +191,7 @@ class S3Backend:
                 raise _Conflict(f"{where} is being written") from error
             if code == "NoSuchBucket":
                 raise self._no_bucket() from error
-            if code in {"NoSuchKey", "404"}:
+            if code in {"NoSuchKey", "NoSuchUpload", "404"}:
                 raise ObjectMissing(f"there is no object {where}") from error
             if code in _CREDENTIALS:
                 refused = f"{self._endpoint} refuses the credentials, or they lack the right ({code})"

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 from cadp import release
@@ -41,7 +42,7 @@ class Counting:
     def prepare(self, job: SimpleNamespace, reporter: Reporter) -> list[int]:
         if self.name == "train" and self.mode == "refused":
             raise BudgetExceeded("requested ε = 4, remaining 1.5, difference 2.5: ask the data protection officer")
-        reporter.event("charged", f"{self.name}: ε = 1")
+        reporter.event("reserved", f"{self.name}: ε = 1")
         return list(range(self.ranges))
 
     def run(self, job: SimpleNamespace, index: int, reporter: Reporter) -> None:
@@ -73,7 +74,7 @@ class Counting:
 
 def open_job(path: str) -> SimpleNamespace:
     """A job with the real spec."""
-    return SimpleNamespace(spec=load_spec(path), workers=2)
+    return SimpleNamespace(spec=load_spec(path), workers=2, telling=lambda reporter: nullcontext())
 
 
 def replace_release(mode: str) -> None:
@@ -85,7 +86,7 @@ def replace_release(mode: str) -> None:
         release_url="file:///public/fake/1.0.0",
         statement_lines=("ε = 8 for one record",),
         accuracy="0.83, the gate asks for 0.75",
-        budget_rows=[{"population": "fake", "left ε": "8", "limit ε": "16", "spent ε": "8"}],
+        budget_rows=[{"population": "fake", "left ε": "8", "limit ε": "16", "spent ε": "8", "reserved ε": "0"}],
         load_lines=("import webdataset", "data = …", "next(iter(data))"),
     )
 

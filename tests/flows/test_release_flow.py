@@ -49,7 +49,7 @@ def test_the_terminal_shows_the_summary_and_the_ui(
     assert whole.returncode == 0, whole.stderr
     for said in ("file:///public/fake/1.0.0", "ε = 8 for one record", "import webdataset", prefect.url):
         assert said in whole.stdout
-    assert "charged  train: ε = 1" in whole.stderr
+    assert "reserved  train: ε = 1" in whole.stderr
     assert "Beginning flow run" not in whole.stderr, "Prefect's own lines are for the UI"
 
 

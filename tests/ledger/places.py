@@ -1,28 +1,30 @@
-"""Where a test's ledger lies, and the few moves that every test makes."""
+"""Where a test's ledger lies, in either database, and the few moves that every test makes."""
 
+import secrets
 import shutil
+import sqlite3
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from cadp.ledger import Charge, Ledger, Population
 from cadp.store import Store
+from tests.servers.postgres import PostgresServer
 
 SHA = "0123456789abcdef" * 4
 
 
 @dataclass(frozen=True)
-class Place:
-    """One ledger of a test, with its anchors beside it."""
+class Place(ABC):
+    """One ledger of a test, with its anchors beside it in `folder`."""
 
     folder: Path
 
     @property
-    def file(self) -> Path:
-        return self.folder / "private" / "ledger.db"
-
-    @property
+    @abstractmethod
     def url(self) -> str:
-        return f"sqlite:///{self.file}"
+        """The ledger's address."""
 
     @property
     def anchors_folder(self) -> Path:
@@ -35,28 +37,114 @@ class Place:
     def open(self) -> Ledger:
         return Ledger.open(self.url, self.anchors)
 
+    def init(self) -> Ledger:
+        return Ledger.init(self.url, self.anchors, self.folder / "backups")
+
     def anchor_files(self) -> list[Path]:
         return sorted(self.anchors_folder.glob("*/0*.json"))
 
-    def copy(self, folder: Path) -> "Place":
+    @abstractmethod
+    def copy(self, folder: Path) -> Self:
         """Copy the closed ledger and its anchors."""
+
+    @abstractmethod
+    def twin(self) -> str:
+        """Copy the closed ledger alone, with everything that is committed, and return the copy's address."""
+
+    @abstractmethod
+    def restore(self, twin: str) -> None:
+        """Put a copy in the place of the closed ledger; the copy stays."""
+
+    @abstractmethod
+    def execute(self, *statements: str) -> list[Any]:
+        """Run SQL behind the ledger's back; return what the last statement gives."""
+
+
+@dataclass(frozen=True)
+class FilePlace(Place):
+    """A ledger in an SQLite file."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "private" / "ledger.db"
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.file}"
+
+    def copy(self, folder: Path) -> Self:
         shutil.copytree(self.folder, folder)
-        return Place(folder)
+        return type(self)(folder)
 
-    def backup(self, target: Path) -> Path:
-        """Copy the database alone, with everything that is committed."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in ("", "-wal"):
-            if Path(f"{self.file}{suffix}").exists():
-                shutil.copy(f"{self.file}{suffix}", f"{target}{suffix}")
-        return target
+    def twin(self) -> str:
+        target = self.folder.parent / f"twin-{secrets.token_hex(4)}" / "ledger.db"
+        target.parent.mkdir(parents=True)
+        _copy_file(self.file, target)
+        return f"sqlite:///{target}"
 
-    def restore(self, backup: Path) -> None:
-        """Put a backup in the place of the closed database."""
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self.file}{suffix}").unlink(missing_ok=True)
-            if Path(f"{backup}{suffix}").exists():
-                shutil.copy(f"{backup}{suffix}", f"{self.file}{suffix}")
+    def restore(self, twin: str) -> None:
+        _copy_file(Path(twin.removeprefix("sqlite:///")), self.file)
+
+    def execute(self, *statements: str) -> list[Any]:
+        connection = sqlite3.connect(self.file)
+        rows: list[Any] = []
+        for statement in statements:
+            rows = connection.execute(statement).fetchall()
+        connection.commit()
+        connection.close()
+        return rows
+
+
+@dataclass(frozen=True)
+class ServerPlace(Place):
+    """A ledger in a PostgreSQL database."""
+
+    server: PostgresServer
+    database: str
+
+    @classmethod
+    def fresh(cls, folder: Path, server: PostgresServer) -> Self:
+        """An empty database."""
+        folder.mkdir(parents=True)
+        return cls(folder, server, _name(server.create()))
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.database)
+
+    def copy(self, folder: Path) -> Self:
+        folder.mkdir(parents=True)
+        if self.anchors_folder.exists():
+            shutil.copytree(self.anchors_folder, folder / "anchors")
+        return type(self)(folder, self.server, _name(self.server.create(template=self.database)))
+
+    def twin(self) -> str:
+        return self.server.create(template=self.database)
+
+    def restore(self, twin: str) -> None:
+        self.server.drop(self.database)
+        self.server.create(self.database, template=_name(twin))
+
+    def execute(self, *statements: str) -> list[Any]:
+        import psycopg
+
+        with psycopg.connect(self.url) as connection:
+            # As SQLite does for any client that does not ask for them: no foreign keys.
+            connection.execute("SET session_replication_role = replica")
+            for statement in statements:
+                cursor = connection.execute(statement)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{target}{suffix}").unlink(missing_ok=True)
+        if suffix != "-shm" and Path(f"{source}{suffix}").exists():
+            shutil.copy(f"{source}{suffix}", f"{target}{suffix}")
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2].partition("?")[0]
 
 
 def add_population(ledger: Ledger, name: str = "people", epsilon: float = 8.0, delta: float = 1e-6) -> Population:

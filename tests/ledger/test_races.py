@@ -4,7 +4,9 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ import pytest
 from cadp.errors import BudgetExceeded, SealConflict
 from cadp.ledger import Ledger
 from cadp.privacy.accountant import Curve, PureEvent, admissible, curve
-from tests.ledger.places import SHA, Place, add_population
+from tests.ledger.places import SHA, FilePlace, Place, ServerPlace, add_population
 
 LIMIT, EVENT = (8.0, 1e-6), PureEvent(0.5)
 RACER = Path(__file__).with_name("racer.py")
+PROCESSES, ROUNDS = 16, 50
 
 
 def most_charges() -> int:
@@ -25,50 +28,64 @@ def most_charges() -> int:
     return count
 
 
-def together(commands: list[list[str]]) -> list[str]:
-    """Start processes, let them go once all are ready and return what each printed last."""
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [process.communicate(timeout=60)[0] for process in processes]
-
-
-def race(place: Place, processes: int, weakness: str) -> tuple[int, list[str]]:
-    """Let processes charge until each is refused; return the charges that the ledger holds and the errors they met."""
-    with place.open() as ledger:
-        add_population(ledger, "people", *LIMIT)
+@contextmanager
+def racers(place: Place, count: int, weakness: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that have the ledger open and wait for the name of a budget."""
     command = [sys.executable, str(RACER), place.url, str(place.anchors_folder)]
-    results = [json.loads(text) for text in together([[*command, f"racer-{i}", weakness] for i in range(processes)])]
-    with place.open() as ledger:
-        held = len(ledger.charges())
-        if weakness == "none":
-            assert sum(result["admitted"] for result in results) == held
-            assert len(place.anchor_files()) == held + 2
-            ledger.check()
-    return held, [error for result in results for error in result["errors"]]
+    processes = [
+        subprocess.Popen([*command, f"racer-{i}", weakness], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(count)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
-def test_eight_processes_get_exactly_what_fits(place: Place) -> None:
-    assert race(place, 8, "none") == (most_charges(), [])
+def race(place: Place, rounds: int = ROUNDS, processes: int = PROCESSES, weakness: str = "none") -> None:
+    """Let processes charge until each is refused, again and again: the ledger holds exactly what fits, every time."""
+    with place.open() as ledger, racers(place, processes, weakness) as running:
+        for number in range(rounds):
+            name = f"people {number}"
+            add_population(ledger, name, *LIMIT)
+            for process in running:
+                assert process.stdin is not None
+                process.stdin.write(f"{name}\n")
+                process.stdin.flush()
+            results = [json.loads(process.stdout.readline()) for process in running if process.stdout]
+            held = ledger.charges(name)
+            assert len(held) == most_charges(), f"{len(held)} charges where {most_charges()} fit"
+            assert sum(result["admitted"] for result in results) == len(held)
+            assert [error for result in results for error in result["errors"]] == []
+        ledger.check()
+        assert len(place.anchor_files()) == 1 + rounds * (1 + most_charges())
 
 
-@pytest.mark.parametrize("weakness", ["deferred", "driver-default"])
-def test_without_isolation_the_second_line_holds_and_the_race_notices(place: Place, weakness: str) -> None:
-    held, errors = race(place, 3, weakness)
-    assert errors, "the race did not meet the missing isolation"
-    assert held <= most_charges()
+def test_sixteen_processes_get_exactly_what_fits_fifty_times(place: Place) -> None:
+    race(place)
 
 
-def test_without_both_lines_the_race_overspends(place: Place) -> None:
-    held, _ = race(place, 3, "driver-default, no second line")
-    assert held > most_charges()
+@pytest.mark.parametrize("weakness", ["deferred", "driver-default", "driver-default + no second line"])
+def test_with_weaker_isolation_the_race_fails_on_a_file(file_place: FilePlace, weakness: str) -> None:
+    lose_the_race(file_place, weakness)
+
+
+@pytest.mark.parametrize("weakness", ["read-committed", "read-committed + no second line"])
+def test_with_weaker_isolation_the_race_fails_on_a_server(server_place: ServerPlace, weakness: str) -> None:
+    lose_the_race(server_place, weakness)
+
+
+def lose_the_race(place: Place, weakness: str) -> None:
+    """The same race fails; whether it overspends depends on the second line of defence."""
+    with pytest.raises(AssertionError):
+        race(place, weakness=weakness)
+    most = max(count for (count,) in place.execute("SELECT count(*) FROM charges GROUP BY population_id"))
+    assert (most > most_charges()) == ("no second line" in weakness)
 
 
 def test_threads_of_one_ledger_get_exactly_what_fits(place: Place, ledger: Ledger) -> None:
@@ -153,6 +170,21 @@ print(seals, answer["by"], flush=True)
 """
 
 
+def together(commands: list[list[str]]) -> list[str]:
+    """Start processes, let them go once all are ready and return what each printed last."""
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=60)[0] for process in processes]
+
+
 def test_processes_that_run_one_release_make_it_once(place: Place) -> None:
     with place.open() as ledger:
         add_population(ledger)
@@ -164,7 +196,7 @@ def test_processes_that_run_one_release_make_it_once(place: Place) -> None:
         kinds = [entry.kind for entry in ledger.history()]
         assert sorted(kinds[2:]) == ["answer", "begin", "begin", "charge", "charge", "finish", "publish"]
         assert [entry.anchor for entry in ledger.history()] == [file.read_bytes() for file in place.anchor_files()]
-        assert ledger.budget("people").spent == 1.0
+        assert ledger.budget("people").charged == 1.0
         ledger.check()
 
 
@@ -179,13 +211,13 @@ def test_a_fork_drops_what_it_inherited(ledger: Ledger) -> None:
     import os
 
     add_population(ledger)
-    with ledger._database.read() as connection:
+    with ledger._database.reading() as connection:
         inherited = connection.connection.dbapi_connection
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            with ledger._database.read() as connection:
+            with ledger._database.reading() as connection:
                 own = connection.connection.dbapi_connection is not inherited
             ledger.charge("people", release="child", key="child", event=EVENT, parameters={})
             code = 0 if own else 2

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from cadp.errors import LedgerError, SealConflict
-from cadp.ledger import Charge, LeaseHeld, Ledger, process_owner
+from cadp.ledger import Charge, LeaseHeld, Ledger, Notice, process_owner
 from cadp.ledger.owner import is_dead
-from tests.ledger.places import SHA, Place
+from cadp.privacy.accountant import PureEvent
+from tests.ledger.places import SHA, Place, ServerPlace, add_population
 
 Pay = Callable[..., Charge]
 OTHER_SHA = SHA[::-1]
@@ -172,8 +173,8 @@ def test_a_clock_that_is_set_neither_blocks_a_range_nor_lets_two_seal(
     ledger: Ledger, running: str, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
     holder = ledger.lease(running, 0, "holder", 60)
-    clock = time.time
-    monkeypatch.setattr("cadp.ledger.ranges.time.time", lambda: clock() + step)
+    clock = ledger._database.clock
+    monkeypatch.setattr(ledger._database, "clock", lambda connection: clock(connection) + step)
     # Whichever way it went, the lease is not of this time: the range is free, and the holder is fenced off.
     heir = ledger.lease(running, 0, "heir", 60)
     ledger.seal(heir, key="h", sha256=SHA, facts={})
@@ -187,7 +188,45 @@ def test_a_small_step_back_leaves_a_living_lease_alone(
     ledger: Ledger, running: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.lease(running, 0, "holder", 60)
-    clock = time.time
-    monkeypatch.setattr("cadp.ledger.ranges.time.time", lambda: clock() - 5)
+    clock = ledger._database.clock
+    monkeypatch.setattr(ledger._database, "clock", lambda connection: clock(connection) - 5)
     with pytest.raises(LeaseHeld):
         ledger.lease(running, 0, "heir", 60)
+
+
+@pytest.mark.parametrize("skew", [86400.0, -86400.0])
+def test_on_a_server_the_workers_clocks_do_not_matter(
+    server_place: ServerPlace, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    with server_place.open() as ledger:
+        add_population(ledger)
+        charge = ledger.charge("people", release="r/1", key="k", event=PureEvent(0.5), parameters={})
+        ledger.begin(charge.id)
+        lease = ledger.lease(charge.id, 0, "punctual", 60)
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() + skew)
+        with pytest.raises(LeaseHeld, match="for another (59|60) s"):
+            ledger.lease(charge.id, 0, "wrong clock", 60)
+        assert abs(ledger.renew(lease).expires - (clock() + 60)) < 5
+        assert abs(ledger.lease(charge.id, 1, "wrong clock", 60).expires - (clock() + 60)) < 5
+
+
+def test_a_takeover_is_told_with_who_and_why(ledger: Ledger, running: str) -> None:
+    told: list[Notice] = []
+    with ledger.watched(told.append):
+        ledger.lease(running, 0, "first", 0.01)
+        time.sleep(0.02)
+        ledger.lease(running, 0, "second", 60)
+        ledger.lease(running, 0, "second", 60)
+    assert [(notice.kind, notice.release) for notice in told] == [("takeover", "r/1")]
+    assert "goes from first (its lease ended 0 s ago) to second under token 2" in told[0].text
+    assert ledger.notices()[-1] == told[0]
+
+
+def test_one_seal_and_the_newest_tokens_are_found_without_the_others(ledger: Ledger, running: str) -> None:
+    for index, owner in ((0, "a"), (0, "a"), (2, "b")):
+        lease = ledger.lease(running, index, owner, 60)
+    seal = ledger.seal(lease, key="k", sha256=SHA, facts={})
+    assert ledger.seal_of(running, 2) == seal
+    assert ledger.seal_of(running, 0) is ledger.seal_of(running, 1) is None
+    assert ledger.tokens(running) == {0: 2, 2: 1}

@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("only", sa.Integer(), nullable=False),
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("at", sa.String(length=32), nullable=False),
-        sa.CheckConstraint("only = 1", name=op.f("ck_ledger_one_row")),
+        sa.CheckConstraint('"only" = 1', name=op.f("ck_ledger_one_row")),
         sa.PrimaryKeyConstraint("only", name=op.f("pk_ledger")),
     )
     op.create_table(

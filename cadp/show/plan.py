@@ -1,20 +1,17 @@
-"""What people and scripts are shown of a plan, a budget and a finished release: rows and lines of text."""
+"""A plan for reading: what every step reads and costs, and what is left after it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from cadp.errors import LedgerMissing
 from cadp.ledger import Ledger, State
 from cadp.plan import Plan, check_plan, plan_release
 from cadp.privacy.accountant import Curve, curve
-from cadp.release import Summary
+from cadp.privacy.plain_words import scientific
 from cadp.settings import Settings
+from cadp.show.opening import open_ledger
 from cadp.spec import load_spec
-from cadp.steps.budgets import budget_row
 from cadp.steps.job import population_secret
 from cadp.store import Store
 
@@ -62,37 +59,6 @@ def plan_view(spec_path: Path, settings: Settings) -> PlanView:
     return PlanView(spec.release, _plan_rows(plan, ledger), _plan_lines(plan, ledger), plan)
 
 
-def budget_rows(settings: Settings) -> Rows:
-    """One row a population: its limit, what is spent, by whom, and what is left."""
-    ledger = open_ledger(settings)
-    return [budget_row(ledger.budget(population.name)) for population in ledger.populations()]
-
-
-def history_rows(settings: Settings) -> Rows:
-    """One row a charge, the oldest first."""
-    ledger = open_ledger(settings)
-    return [
-        {
-            "at": charge.at,
-            "population": charge.population,
-            "charge": charge.key,
-            "ε alone": f"{charge.curve.epsilon(ledger.population(charge.population).delta):.4g}",
-            "state": str(charge.state),
-            "id": charge.id,
-        }
-        for charge in ledger.charges()
-    ]
-
-
-def open_ledger(settings: Settings) -> Ledger:
-    """Open the ledger of the settings.
-
-    Raises:
-        LedgerMissing: there is none.
-    """
-    return Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
-
-
 def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
     facts = plan.facts
     free = {"ε": "0", "δ": "0", "left after it": ""}
@@ -115,7 +81,7 @@ def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
                 "reads": part.reads,
                 "mechanism": part.mechanism,
                 "ε": f"{part.epsilon(plan.spec.spend.delta):.4g}",
-                "δ": "0" if pure else f"{plan.spec.spend.delta:.0e}",
+                "δ": "0" if pure else scientific(plan.spec.spend.delta),
                 "left after it": _left(ledger, part.population, before[part.population]),
             }
         )
@@ -147,7 +113,7 @@ def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
     spec, mechanism = plan.spec, plan.mechanism
     total = plan.total().epsilon(spec.spend.delta)
     lines = [
-        f"This release takes ε = {total:.4g} at δ = {spec.spend.delta:.0e} (replace-one) of {spec.population}, "
+        f"This release takes ε = {total:.4g} at δ = {scientific(spec.spend.delta)} (replace-one) of {spec.population}, "
         f"at most {spec.spend.epsilon:g} by its spec; every unit is one {spec.source.unit}.",
         f"Mechanism {mechanism.kind}: expected cosine {mechanism.expected_cosine():.3f} between a record's latent and "
         f"its noisy latent in {mechanism.content_dims} dimensions.",
@@ -159,24 +125,3 @@ def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
     if ledger is None:
         lines.append("There is no ledger yet: `cadp budget init SPEC --epsilon … --delta …` makes one.")
     return lines
-
-
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print the end of a release."""
-
-    def line(text: str = "") -> None:
-        console.print(escape(text), highlight=False, soft_wrap=True)
-
-    line()
-    line(f"Release   {summary.release_url}")
-    line()
-    for text in summary.statement_lines:
-        line(f"  · {text}")
-    line()
-    line(f"Accuracy  p/o {summary.accuracy}")
-    for row in summary.budget_rows:
-        line(f"Budget    {row['population']}: ε {row['left ε']} left of {row['limit ε']} (spent {row['spent ε']})")
-    line()
-    for text in summary.load_lines:
-        line(f"  {text}")
-    line()
