@@ -18,11 +18,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/ready-$(TORCH)
 export CADP_HOME ?= $(CURDIR)/.cadp
 
-.PHONY: help setup data demo down status test lint clean
+.PHONY: help setup data demo down status test bench lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
-	@echo "  variables: SPEC=$(SPEC)  TORCH=$(TORCH) (cpu or cuda)  TORCH_INDEX=URL  PYTHON=python3.11"
+	@echo "  variables: ONLY=ledger  SPEC=$(SPEC)  TORCH=$(TORCH) (cpu or cuda)  TORCH_INDEX=URL  PYTHON=python3.11"
 
 setup: $(STAMP) ## Make .venv with everything at its pinned version (TORCH=cpu|cuda)
 
@@ -48,6 +48,9 @@ status: ## Say whether the Prefect server runs, and where
 
 test: setup data ## Run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+bench: setup ## Measure speed and memory against their targets (ONLY=ledger for some of them)
+	@$(BIN)/python -m tests.benchmarks $(ONLY)
 
 lint: setup ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -14,7 +14,7 @@ Variables win over the profile.
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cadp.errors import SettingsError
@@ -42,7 +42,7 @@ class Settings:
     home: Path
     private_url: str
     public_url: str
-    ledger_url: str
+    ledger_url: str = field(repr=False)  # it may hold a password
     anchors_url: str
     keys_dir: Path
     secrets_dir: Path

@@ -11,11 +11,13 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import ledger
+from tests.benchmarks import ledger, privacy
 
 BENCHMARKS = {
     "ledger-charges": ledger.charges,
     "ledger-seals": ledger.seals,
+    "noise": privacy.samplers,
+    "mechanisms": privacy.mechanisms,
 }
 
 

@@ -55,7 +55,7 @@ def charges() -> list[Figure]:
 
 def seals() -> list[Figure]:
     """Lease and seal thousands of ranges, as a release of a million raw shards has, under one charge."""
-    figures, ranges = [], 2000
+    figures, ranges = [], 5000
     with places() as both:
         for name, place, _ in both:
             with place.open() as ledger:
