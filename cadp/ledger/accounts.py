@@ -8,8 +8,9 @@ them since they were read, and CHECK constraints refuse totals beyond the caps.
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from cadp.errors import LedgerError
 from cadp.ledger import schema
@@ -67,13 +68,23 @@ def open_account(connection: Connection, population_id: int, *, caps: tuple[int,
 def read_account(connection: Connection, population_id: int) -> Account:
     """Read the totals of a population."""
     row = connection.execute(select(schema.accounts).where(schema.accounts.c.population_id == population_id)).one()
+    return account_of(row)
+
+
+def account_of(row: Row[Any]) -> Account:
+    """Return the account that a row of `accounts`, or of a join with it, holds."""
     return Account(
-        population_id=population_id,
+        population_id=row.population_id,
         caps=tuple(json.loads(row.caps)),
         cap_delta_atto=row.cap_delta_atto,
         spent=Curve.from_json(json.loads(row.spent)),
         revision=row.revision,
     )
+
+
+_SWAP = schema.accounts.update().where(
+    schema.accounts.c.population_id == bindparam("of"), schema.accounts.c.revision == bindparam("read")
+)
 
 
 def replace_total(connection: Connection, account: Account, total: Curve) -> None:
@@ -82,18 +93,14 @@ def replace_total(connection: Connection, account: Account, total: Curve) -> Non
     Raises:
         LedgerError: somebody else changed them in between, or they break a CHECK; the transaction must not go on.
     """
-    swapped = connection.execute(
-        schema.accounts.update()
-        .where(
-            schema.accounts.c.population_id == account.population_id,
-            schema.accounts.c.revision == account.revision,
-        )
-        .values(
-            spent=canonical(total.to_json()),
-            spent_delta_atto=total.delta_atto,
-            headroom=str(headroom(total, account.caps)),
-            revision=account.revision + 1,
-        )
-    )
+    values = {
+        "of": account.population_id,
+        "read": account.revision,
+        "spent": canonical(total.to_json()),
+        "spent_delta_atto": total.delta_atto,
+        "headroom": str(headroom(total, account.caps)),
+        "revision": account.revision + 1,
+    }
+    swapped = connection.execute(_SWAP, values)
     if swapped.rowcount != 1:
         raise LedgerError("the budget changed while it was read: the database does not isolate; nothing was charged")

@@ -61,9 +61,8 @@ def anchor_key(seq: int) -> str:
 
 def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int:
     """Append an entry inside a write transaction and return its number."""
-    identity = connection.execute(select(schema.ledger.c.id)).scalar_one()
     fresh = written(connection).entries
-    last = fresh[-1] if fresh else head(connection)
+    identity, last = _identity_and_head(connection)
     seq = 1 if last is None else last.seq + 1
     text = canonical(
         {
@@ -78,16 +77,27 @@ def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int
         }
     )
     entry = Entry(seq=seq, kind=kind, text=text, hash=digest(text))
-    connection.execute(schema.chain.insert().values(seq=seq, kind=kind, entry=text, hash=entry.hash))
+    connection.execute(schema.chain.insert(), {"seq": seq, "kind": kind, "entry": text, "hash": entry.hash})
     fresh.append(entry)
     return seq
 
 
+_NEWEST = schema.chain.c.seq == select(func.max(schema.chain.c.seq)).scalar_subquery()
+_HEAD = select(schema.chain).where(_NEWEST)
+_IDENTITY_AND_HEAD = (
+    select(schema.ledger.c.id, schema.chain).select_from(schema.ledger).join(schema.chain, _NEWEST, isouter=True)
+)
+
+
 def head(connection: Connection) -> Entry | None:
     """Return the newest entry."""
-    newest = select(func.max(schema.chain.c.seq)).scalar_subquery()
-    row = connection.execute(select(schema.chain).where(schema.chain.c.seq == newest)).one_or_none()
+    row = connection.execute(_HEAD).one_or_none()
     return None if row is None else _entry(row)
+
+
+def _identity_and_head(connection: Connection) -> tuple[str, Entry | None]:
+    row = connection.execute(_IDENTITY_AND_HEAD).one()
+    return row.id, None if row.seq is None else _entry(row)
 
 
 def entries(connection: Connection, after: int = 0) -> Iterator[Entry]:

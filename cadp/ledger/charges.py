@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from cadp.errors import BudgetExceeded, LedgerError
 from cadp.ledger import notices, schema
@@ -14,7 +14,7 @@ from cadp.ledger.accounts import Account, read_account, replace_total
 from cadp.ledger.budget import figure, held_by, quoted, refusal
 from cadp.ledger.canonical import canonical, digest, name_text, plain, utc_now
 from cadp.ledger.chain import append
-from cadp.ledger.populations import Population, find_population
+from cadp.ledger.populations import Population, find_owner, find_population
 from cadp.ledger.states import State, require_step
 from cadp.privacy.accountant import Curve, Event, curve
 from cadp.privacy.plain_words import scientific
@@ -59,23 +59,17 @@ def make_charge(
     name_text("a release", release)
     name_text("a charge's key", key)
     parameters_text, event_text, cost = canonical(plain(parameters)), canonical(event.to_json()), curve(event)
-    population_id, owner = find_population(connection, population)
+    owner, account = find_owner(connection, population)
+    population_id = account.population_id
     if cost.relation != owner.relation:
         raise LedgerError(f"population {population} is charged under {owner.relation}, not {cost.relation}")
-    rows = connection.execute(
-        _charges().where(
-            (schema.charges.c.population_id == population_id) & (schema.charges.c.key == key)
-            | (schema.charges.c.release == release) & schema.charges.c.state.in_((State.BURNED, State.PUBLISHED)),
-            schema.charges.c.state != State.VOIDED,
-        )
-    ).all()
+    rows = connection.execute(_RELATED, {"of": population_id, "key": key, "release": release}).all()
     # An abandoned release gets nothing, not even the charges that it has: whoever still works on it must stop.
     _refuse_closed(rows, release, State.BURNED, "this version was abandoned and what it charged stays spent")
     for row in rows:
         if row.population_id == population_id and row.key == key:
             return _require_same(row, release, event_text, parameters_text)
     _refuse_closed(rows, release, State.PUBLISHED, "this version is published and its statement is final")
-    account = read_account(connection, population_id)
     total = account.spent + cost
     if not account.admits(total):
         raise BudgetExceeded(refusal(release, key, quoted(owner, account, cost), held_by(connection, owner)))
@@ -103,7 +97,7 @@ def make_charge(
     }
     replace_total(connection, account, total)
     seq = append(connection, "charge", body)
-    connection.execute(schema.charges.insert().values(**values, population_id=population_id, seq=seq))
+    connection.execute(schema.charges.insert(), {**values, "population_id": population_id, "seq": seq})
     charge = Charge(
         id=identity,
         population=population,
@@ -150,6 +144,19 @@ def begin_charge(connection: Connection, charge_id: str) -> Charge:
         return charge
     move(connection, charge_id, State.RUNNING, "begin", {})
     return replace(charge, state=State.RUNNING)
+
+
+_RELATED = (
+    select(schema.charges, schema.populations.c.name.label("population"))
+    .join(schema.populations)
+    .where(
+        (schema.charges.c.population_id == bindparam("of")) & (schema.charges.c.key == bindparam("key"))
+        | (schema.charges.c.release == bindparam("release"))
+        & schema.charges.c.state.in_((str(State.BURNED), str(State.PUBLISHED))),
+        schema.charges.c.state != str(State.VOIDED),
+    )
+)
+"""What a new charge has to look at: the live charge of its key, and charges that close its release."""
 
 
 def get_charge(connection: Connection, charge_id: str) -> Charge:

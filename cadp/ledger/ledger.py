@@ -226,9 +226,10 @@ class Ledger:
             raise
 
     def note_refusal(self, population: str, release: str, text: str) -> None:
-        """Note down that a budget could not pay. The refusal stands whether or not it can be noted."""
+        """Note down the first sentence of a refusal. It stands whether or not it can be noted."""
+        short = text.partition(". ")[0]
         with suppress(LedgerError):
-            self._write(lambda c: notices.write(c, "refused", text, population=population, release=release))
+            self._write(lambda c: notices.write(c, "refused", short, population=population, release=release))
 
     def charges(self, population: str | None = None, release: str | None = None) -> list[Charge]:
         """Return charges in the order in which they were made."""

@@ -46,7 +46,7 @@ def write(
 ) -> None:
     """Write a notice inside a write transaction."""
     values = {"at": utc_now(), "kind": kind, "population": population, "release": release, "text": text[:_LONGEST]}
-    made = connection.execute(schema.notices.insert().values(**values)).inserted_primary_key
+    made = connection.execute(schema.notices.insert(), values).inserted_primary_key
     written(connection).notices.append(_notice({"id": None if made is None else made[0], **values}))
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from cadp.errors import LedgerError
 from cadp.ledger import schema
-from cadp.ledger.accounts import open_account
+from cadp.ledger.accounts import Account, account_of, open_account
 from cadp.ledger.canonical import canonical, name_text, utc_now
 from cadp.ledger.chain import append
 from cadp.privacy.accountant import ORDERS, RELATION, cap, delta_cap
@@ -104,6 +104,30 @@ def find_population(connection: Connection, name: str) -> tuple[int, Population]
         LedgerError: there is none, or its grid of orders is not this version's.
     """
     row = connection.execute(select(schema.populations).where(schema.populations.c.name == name)).one_or_none()
+    found = _usable(connection, name, row)
+    return int(found.id), _population(found)
+
+
+_OWNER = (
+    select(schema.populations, schema.accounts)
+    .join(schema.accounts)
+    .where(schema.populations.c.name == bindparam("name"))
+)
+
+
+def find_owner(connection: Connection, name: str) -> tuple[Population, Account]:
+    """Return the population of this name with its totals, in one statement.
+
+    Raises:
+        LedgerError: as for `find_population`.
+    """
+    row = connection.execute(_OWNER, {"name": name}).one_or_none()
+    found = _usable(connection, name, row)
+    return _population(found), account_of(found)
+
+
+def _usable(connection: Connection, name: str, row: Row[Any] | None) -> Row[Any]:
+    """Return a population's row, if there is one and this version can charge it."""
     if row is None:
         known = ", ".join(population.name for population in all_populations(connection)) or "none"
         raise LedgerError(f"there is no population {name!r}: known are {known}; `cadp budget init` makes one")
@@ -112,7 +136,7 @@ def find_population(connection: Connection, name: str) -> tuple[int, Population]
             f"population {name} was made with another grid of Rényi orders than this version charges by: "
             f"use the version of cadp that made it"
         )
-    return int(row.id), _population(row)
+    return row
 
 
 def bound_to(connection: Connection, source_hmac: str) -> Population | None:

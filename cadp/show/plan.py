@@ -7,8 +7,12 @@ from typing import Any
 from cadp.errors import LedgerMissing
 from cadp.ledger import Ledger, State
 from cadp.plan import Plan, check_plan, plan_release
-from cadp.privacy.accountant import Curve, curve
+from cadp.privacy.accountant import Curve, Event, curve
+from cadp.privacy.label_response import RandomizedResponse
+from cadp.privacy.legacy import NO_GUARANTEE, Legacy
+from cadp.privacy.mechanisms import Mechanism
 from cadp.privacy.plain_words import scientific
+from cadp.privacy.pld import pld_epsilon
 from cadp.settings import Settings
 from cadp.show.opening import open_ledger
 from cadp.spec import load_spec
@@ -65,13 +69,17 @@ def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
     rows = [
         {
             "step": "shard",
-            "reads": f"the source: {facts.records:,} + {facts.holdout_records:,} records",
+            "reads": f"the source: {facts.records + facts.over_cap:,} + {facts.holdout_records:,} records",
             "mechanism": f"none; stays private, {plan.ranges} ranges",
             **free,
         }
     ]
     before: dict[str, Curve] = {}
     for step, part in zip(("train", "privatize", "validate"), plan.parts(), strict=True):
+        if not part.guaranteed:
+            said = {"step": step, "reads": part.reads, "mechanism": part.mechanism}
+            rows.append({**said, "ε": NO_GUARANTEE, "δ": "", "left after it": "not charged"})
+            continue
         cost = curve(part.event)
         pure = cost.epsilon(0.0) != float("inf")
         before[part.population] = before.get(part.population, _spent(plan, ledger, part.population)) + cost
@@ -85,6 +93,9 @@ def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
                 "left after it": _left(ledger, part.population, before[part.population]),
             }
         )
+    if plan.stamp:
+        refused = {"step": "publish", "reads": "nothing", "mechanism": f"refused: {plan.stamp}", **free}
+        return [row for row in rows if row["step"] != "validate"] + [refused]
     rows.append({"step": "publish", "reads": "released records", "mechanism": "none: post-processing, signed", **free})
     return rows
 
@@ -109,14 +120,37 @@ def _left(ledger: Ledger | None, population: str, total: Curve) -> str:
     )
 
 
+def _label_lines(plan: Plan) -> list[str]:
+    labels = plan.labels
+    if isinstance(labels, RandomizedResponse):
+        loss = _loss(labels.event(), plan.spec.spend.delta)
+        return [f"Labels: randomized response, kept with probability {labels.keep:.3f}, {loss} a record beside it."]
+    return ["Labels: drawn anew from public weights; none is released."] if labels.private else []
+
+
+def _several(plan: Plan) -> str:
+    m = plan.records_per_unit
+    if plan.spec.source.unit == "record":
+        return ""
+    left_out = f"; {plan.facts.over_cap:,} records beyond that are left out" if plan.facts.over_cap else ""
+    return f", of {plan.units:,}, with up to {m} of its records, which it pays for together{left_out}"
+
+
 def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
-    spec, mechanism = plan.spec, plan.mechanism
-    total = plan.total().epsilon(spec.spend.delta)
+    if isinstance(plan.mechanism, Legacy):
+        return _legacy_lines(plan, plan.mechanism)
+    spec, mechanism, delta = plan.spec, plan.mechanism, plan.spec.spend.delta
+    total = plan.total().epsilon(delta)
+    own = [part.event for part in plan.parts() if part.population == spec.population]
     lines = [
         f"This release takes ε = {total:.4g} at δ = {scientific(spec.spend.delta)} (replace-one) of {spec.population}, "
-        f"at most {spec.spend.epsilon:g} by its spec; every unit is one {spec.source.unit}.",
-        f"Mechanism {mechanism.kind}: expected cosine {mechanism.expected_cosine():.3f} between a record's latent and "
-        f"its noisy latent in {mechanism.content_dims} dimensions.",
+        f"at most {spec.spend.epsilon:g} by its spec; every unit is one {spec.source.unit}{_several(plan)}.",
+        f"Mechanism {mechanism.kind}: {_noise(mechanism)}; expected cosine {mechanism.expected_cosine():.3f} between a "
+        f"record's latent and its noisy latent in {mechanism.content_dims} dimensions; one record loses at most "
+        f"{_loss(mechanism.event(), delta)} replace-one, {_loss(mechanism.zero_out_event(), delta)} zero-out.",
+        f"For this one plan the privacy loss distribution gives {pld_epsilon(own, delta):.4g} where {total:.4g} is "
+        f"charged: a companion figure, which the ledger never uses.",
+        *_label_lines(plan),
         f"Model: {plan.moments.architecture.content} principal dimensions, noise multipliers "
         + ", ".join(f"{query.name} {query.noise_multiplier:.3g}" for query in plan.moments.queries)
         + ".",
@@ -125,3 +159,32 @@ def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
     if ledger is None:
         lines.append("There is no ledger yet: `cadp budget init SPEC --epsilon … --delta …` makes one.")
     return lines
+
+
+def _legacy_lines(plan: Plan, mechanism: Legacy) -> list[str]:
+    return [
+        f"{NO_GUARANTEE}: legacy calls itself ε = {mechanism.nominal:g}; replacing one record can cost "
+        f"{mechanism.worst_case:,.6g}. It is here to reproduce published figures, on public data alone.",
+        f"Training is charged as always: ε = {plan.total().epsilon(plan.spec.spend.delta):.4g} of "
+        f"{plan.spec.population}. The records are not charged, stay in the private zone and cannot be published.",
+    ]
+
+
+def _noise(mechanism: Mechanism) -> str:
+    """Say how much noise there is, in the mechanism's own terms."""
+    values = mechanism.parameters()
+    match mechanism.kind:
+        case "privunit":
+            return f"a cap of share {values['q']:.4g} of the sphere, taken with probability {values['p']:.4g}"
+        case "gaussian":
+            return f"{values['clip']} of radius {values['clip_norm']:.4g}, noise of σ = {values['sigma']:.4g}"
+        case "laplace":
+            return f"{values['clip']} of radius {values['clip_norm']:.4g}, noise of scale b = {values['scale']:.4g}"
+        case _:
+            return str(values["noise"])
+
+
+def _loss(event: Event, delta: float) -> str:
+    cost = curve(event)
+    pure = cost.epsilon(0.0)
+    return f"ε = {pure:.4g}" if pure != float("inf") else f"ε = {cost.epsilon(delta):.4g} at δ = {scientific(delta)}"
