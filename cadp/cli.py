@@ -1,6 +1,6 @@
 """The command line: `cadp --help`. Every command ends with an exit code that scripts can rely on.
 
-0 ok, 1 failed, 2 usage, spec or plan differs, 3 budget refused, 4 verification failed, 5 withheld by the gate.
+0 ok, 1 failed, 2 usage, spec or plan differs, 3 budget refused, 4 verification or audit failed, 5 withheld by the gate.
 """
 
 import json
@@ -105,6 +105,25 @@ _step("publish", "Write the release, its signed manifest last.")
 
 
 @app.command()
+def audit(
+    spec: Spec,
+    trials: Annotated[int, typer.Option(min=40, help="of each figure; more take longer and show more")] = 5000,
+    as_json: AsJson = False,
+) -> None:
+    """Audit the code that the spec runs, on synthetic records. Reads no private record and charges nothing."""
+    from cadp.reporter import ConsoleReporter
+    from cadp.show.audit import print_audit
+    from cadp.steps.audit import audit_release, require_not_refuted
+
+    document = audit_release(spec, Settings.load(), ConsoleReporter(err), trials)
+    if as_json:
+        out.print_json(json.dumps(document))
+    else:
+        print_audit(document, out)
+    require_not_refuted(document)
+
+
+@app.command()
 def abandon(
     spec: Spec, reason: Annotated[str, typer.Option(help="why, for the ledger's history")] = "abandoned"
 ) -> None:
@@ -192,11 +211,14 @@ def budget_init(
 ) -> None:
     """Make the ledger if there is none, and the budget of the spec's population. Limits are never raised."""
     from cadp.show import budget_view, print_budget
+    from cadp.show.opening import lost_at_restart
     from cadp.steps.budgets import has_budget, init_budget
 
     settings = Settings.load()
     if not (if_absent and has_budget(spec, settings)):
         init_budget(spec, settings, epsilon=epsilon, delta=delta, holdout_epsilon=holdout_epsilon)
+    for warning in lost_at_restart(settings):
+        err.print(escape(warning), highlight=False, soft_wrap=True)
     print_budget(budget_view(settings), out)
 
 
@@ -284,20 +306,31 @@ def budget_recover(
         bool, typer.Option("--rebuild", help="there is no copy at all: make it from the anchors")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Bring back from the anchors what a restored or lost ledger has forgotten. Burns whatever was at work."""
+    """Bring back from the anchors what a restored or lost ledger has forgotten. Burns whatever was at work.
+
+    With --json and without --yes nothing is changed: it is only said what would be done.
+    """
     from cadp.ledger import Ledger
-    from cadp.show.verify import recovery_lines
+    from cadp.show.verify import recovery_json, recovery_lines
     from cadp.store import Store
 
     settings = Settings.load()
     anchors = Store.open(settings.anchors_url)
-    found = Ledger.survey(settings.ledger_url, anchors, rebuild=rebuild)
-    if found.reentered is not None and not yes:
-        for line in recovery_lines(found):
+    shown = None if yes else Ledger.survey(settings.ledger_url, anchors, rebuild=rebuild)
+    if shown is not None and shown.reentered is not None and not as_json:
+        for line in recovery_lines(shown):
             out.print(escape(line), highlight=False, soft_wrap=True)
         typer.confirm("Recover?", abort=True)
-    for line in recovery_lines(Ledger.recover(settings.ledger_url, anchors, rebuild=rebuild)):
+    if shown is not None and as_json:
+        out.print_json(json.dumps(recovery_json(shown)))
+        return
+    done = Ledger.recover(settings.ledger_url, anchors, rebuild=rebuild, shown=shown)
+    if as_json:
+        out.print_json(json.dumps(recovery_json(done)))
+        return
+    for line in recovery_lines(done):
         out.print(escape(line), highlight=False, soft_wrap=True)
 
 

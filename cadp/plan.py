@@ -11,18 +11,21 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 from cadp.cinn.plan import MomentsPlan
 from cadp.errors import ObjectExists, PlanDiffers, SpecError
 from cadp.privacy.accountant import Curve, Event, curve
+from cadp.privacy.labels import LabelPlan, PublicLabels, ResampledLabels, both, plan_response
+from cadp.privacy.legacy import NO_GUARANTEE, Legacy, NominalEvent
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
 from cadp.privacy.plain_words import scientific
+from cadp.privacy.units import per_unit
 from cadp.secret import PopulationSecret
-from cadp.sources import PublicFacts, Source, SourceFile, open_source
-from cadp.spec import ReleaseSpec, canonical_json
+from cadp.sources import PublicFacts, Source, SourceFile, catalogue, open_source
+from cadp.spec import Labels, ReleaseSpec, canonical_json
 from cadp.store import Store
 from cadp.utility.gate import GatePlan
 
@@ -55,8 +58,17 @@ class Part:
     event: Event
     zero_out: Event
 
+    @property
+    def guaranteed(self) -> bool:
+        """Whether a loss is known and charged; False for `legacy`, which only names one."""
+        return not isinstance(self.event, NominalEvent)
+
     def epsilon(self, delta: float) -> float:
-        """ε of this part alone at `delta`, by the ledger's accountant."""
+        """ε of this part alone at `delta`, by the ledger's accountant.
+
+        Raises:
+            PrivacyError: the part has no guarantee.
+        """
         return curve(self.event).epsilon(delta)
 
 
@@ -71,6 +83,7 @@ class Plan:
         ranges: how many ranges the training records are cut into.
         moments: how the model is trained.
         mechanism: what happens to a record's latent.
+        labels: what happens to its label.
         gate: the charged gate.
         versions: versions of the libraries that can change a result.
     """
@@ -81,6 +94,7 @@ class Plan:
     ranges: int
     moments: MomentsPlan
     mechanism: Mechanism
+    labels: LabelPlan
     gate: GatePlan
     versions: Mapping[str, str]
 
@@ -90,17 +104,28 @@ class Plan:
         return holdout_population(self.spec.population)
 
     @property
+    def stamp(self) -> str | None:
+        """What stands on everything that this plan makes, and keeps it from being published; None for a release."""
+        return NO_GUARANTEE if isinstance(self.mechanism, Legacy) else None
+
+    @property
     def units(self) -> int:
         """Units behind the released records."""
-        return self.facts.records
+        return self.facts.unit_count
+
+    @property
+    def records_per_unit(self) -> int:
+        """m, the most records that a unit contributes."""
+        return self.spec.source.max_records_per_unit
 
     def parts(self) -> tuple[Part, ...]:
         """The charges in the order in which they will be made."""
-        spec, facts = self.spec, self.facts
+        spec, facts, m = self.spec, self.facts, self.records_per_unit
+        several = "" if m == 1 else f", up to {m} of one {spec.source.unit}"
         return (
             Part(
                 "train",
-                f"{facts.records:,} records",
+                f"{facts.records:,} records{several}",
                 spec.population,
                 f"class moments, {self.moments.architecture.content} principal dimensions, Gaussian",
                 self.moments.parameters(),
@@ -109,16 +134,19 @@ class Plan:
             ),
             Part(
                 "records",
-                f"{facts.records:,} records, each alone",
+                f"{facts.records:,} records, " + ("in batches" if self.stamp else "each alone") + several,
                 spec.population,
-                f"{self.mechanism.kind} on {self.mechanism.content_dims} latent dimensions",
-                self.mechanism.parameters(),
-                self.mechanism.event(),
-                self.mechanism.zero_out_event(),
+                f"{self.mechanism.kind} on {self.mechanism.content_dims} latent dimensions"
+                + (f", {self.labels.words()}" if self.labels.private else "")
+                + (f", {self.stamp}" if self.stamp else ""),
+                self.mechanism.parameters() | ({"labels": self.labels.parameters()} if self.labels.private else {}),
+                per_unit(both(self.labels, self.labels.event(), self.mechanism.event()), m),
+                per_unit(both(self.labels, self.labels.zero_out_event(), self.mechanism.zero_out_event()), m),
             ),
             Part(
                 "gate",
-                f"{facts.holdout_records:,} holdout records",
+                f"{facts.holdout_records:,} holdout records"
+                + ("" if facts.holdout_units is None else f", one of each of {facts.holdout_units:,} units"),
                 self.holdout_population,
                 f"count of hits, discrete Laplace, scale {1 / self.gate.epsilon:g}",
                 self.gate.parameters(),
@@ -128,9 +156,9 @@ class Plan:
         )
 
     def total(self) -> Curve:
-        """The curve that this release adds to its own population."""
-        train, records, _ = self.parts()
-        return curve(train.event) + curve(records.event)
+        """The curve that this release adds to its own population; what has no guarantee is never charged."""
+        own = (p for p in self.parts() if p.population == self.spec.population and p.guaranteed)
+        return sum((curve(part.event) for part in own), Curve.zero())
 
     def to_json(self) -> dict[str, Any]:
         """Everything that a rerun must repeat, JSON-ready; `run:` is left out, the ranges are in."""
@@ -144,6 +172,7 @@ class Plan:
             "ranges": self.ranges,
             "moments": self.moments.parameters(),
             "mechanism": self.mechanism.parameters(),
+            "labels": self.labels.parameters(),
             "gate": self.gate.parameters(),
             "charges": [{"name": part.name, "event": part.event.to_json()} for part in self.parts()],
             "versions": dict(self.versions),
@@ -173,46 +202,83 @@ def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -
     """
     facts = source.facts
     delta = spec.spend.delta
-    if delta > 1 / (10 * facts.records) and spec.spend.why_delta is None:
+    if delta > 1 / (10 * facts.unit_count) and spec.spend.why_delta is None:
         raise SpecError(
-            f"spend.delta {scientific(delta)} is above 1 / (10 · {facts.records:,} units) = "
-            f"{1 / (10 * facts.records):.1e}: lower it, or say in spend.why_delta why it may stand"
+            f"spend.delta {scientific(delta)} is above 1 / (10 · {facts.unit_count:,} units) = "
+            f"{1 / (10 * facts.unit_count):.1e}: lower it, or say in spend.why_delta why it may stand"
         )
+    labels = _plan_labels(spec, len(facts.classes))
     plan = Plan(
         spec=spec,
         facts=facts,
         inventory=source.files(),
         ranges=ranges or max(1, ceil(facts.records / spec.run.range_records)),
         moments=MomentsPlan.calibrate(
-            spec.model.train.epsilon, delta, shape=facts.shape, classes=len(facts.classes), units=facts.records
+            spec.model.train.epsilon,
+            delta,
+            shape=facts.shape,
+            classes=len(facts.classes),
+            units=facts.unit_count,
+            max_records_per_unit=spec.source.max_records_per_unit,
+            private_labels=labels.private,
         ),
-        mechanism=plan_mechanism(
+        mechanism=_legacy(spec, facts)
+        if spec.mechanism.kind == "legacy"
+        else plan_mechanism(
             spec.mechanism.kind,
             epsilon=spec.mechanism.epsilon,
             delta=delta,
             content_dims=spec.mechanism.content_dims,
         ),
+        labels=labels,
         gate=GatePlan(
             epsilon=spec.validate_.epsilon,
-            holdout_units=facts.holdout_records,
+            holdout_units=facts.holdout_unit_count,
             accuracy_at_least=spec.validate_.accuracy_at_least,
         ),
         versions=_versions(),
     )
     learned = plan.moments.architecture.content
-    if plan.mechanism.content_dims > learned:
+    if plan.stamp is None and plan.mechanism.content_dims > learned:
         raise SpecError(
             f"mechanism.content_dims {plan.mechanism.content_dims} is more than the {learned} "
             f"principal dimensions that the model learns at ε = {spec.model.train.epsilon:g}"
         )
     cost = plan.total().epsilon(delta)
     if cost > spec.spend.epsilon * (1 + 1e-9):
-        parts = ", ".join(f"{part.name} {part.epsilon(delta):.4g}" for part in plan.parts()[:2])
+        own = (p for p in plan.parts() if p.population == spec.population and p.guaranteed)
+        parts = ", ".join(f"{part.name} {part.epsilon(delta):.4g}" for part in own)
         raise SpecError(
             f"the release would cost ε = {cost:.4g} ({parts}), {cost - spec.spend.epsilon:.4g} more than "
             f"spend.epsilon = {spec.spend.epsilon:g}: lower a part's epsilon or raise spend"
         )
     return plan
+
+
+def _legacy(spec: ReleaseSpec, facts: PublicFacts) -> Legacy:
+    """Plan `legacy`, on all latents; nothing of it can be charged, so it may see nothing but data that is public."""
+    if catalogue.find(spec.source.url) is None:
+        raise SpecError(
+            f"mechanism legacy has {NO_GUARANTEE}: it runs on public datasets that cadp knows "
+            f"({', '.join(catalogue.names())}), not on {spec.source.url}"
+        )
+    return Legacy.plan(spec.mechanism.epsilon, prod(facts.shape))
+
+
+def _plan_labels(spec: ReleaseSpec, classes: int) -> LabelPlan:
+    declared: Labels = spec.source.labels
+    if declared.kind != "public" and spec.mechanism.kind == "legacy":
+        raise SpecError("mechanism legacy publishes every label: source.labels must be public")
+    if declared.randomized_response is not None:
+        return plan_response(declared.randomized_response.epsilon, classes)
+    if declared.resample is None:
+        return PublicLabels()
+    if len(declared.resample.weights) != classes:
+        raise SpecError(
+            f"source.labels.resample.weights has {len(declared.resample.weights)} weights for {classes} classes: "
+            f"give one for each, in their order"
+        )
+    return ResampledLabels(declared.resample.weights)
 
 
 def plan_release(spec: ReleaseSpec, data_dir: Path, private: Store) -> Plan:

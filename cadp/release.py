@@ -12,10 +12,11 @@ from cadp.steps.privatize import PrivatizeStep
 from cadp.steps.publish import PublishStep, published_facts
 from cadp.steps.published import is_published, signing_key_path
 from cadp.steps.shard import ShardStep
+from cadp.steps.stamps import stamp_of
 from cadp.steps.train import TrainStep
 from cadp.steps.validate import ValidateStep, accuracy_line, gate_answer
 
-__all__ = ["STEPS", "Job", "Step", "Summary", "remaining_steps", "run_release", "run_step", "summary"]
+__all__ = ["STEPS", "Job", "Step", "Summary", "announce", "remaining_steps", "run_release", "run_step", "summary"]
 
 STEPS: tuple[Step, ...] = (ShardStep(), TrainStep(), PrivatizeStep(), ValidateStep(), PublishStep())
 
@@ -45,11 +46,18 @@ def run_release(job: Job, reporter: Reporter) -> None:
 
 def run_step(step: Step, job: Job, reporter: Reporter) -> None:
     """Run one step: its ranges share the job's threads; what the ledger has to tell goes to the reporter."""
+    announce(step, job, reporter)
     with job.telling(reporter):
         ranges = step.prepare(job, reporter)
         if ranges:
             _run_ranges(step, job, ranges, reporter)
         step.finish(job, reporter)
+
+
+def announce(step: Step, job: Job, reporter: Reporter) -> None:
+    """Say before a step what its outputs will be stamped, if they must not be published."""
+    if stamp := stamp_of(job):
+        reporter.event("stamp", f"{step.name}: {stamp}")
 
 
 def _run_ranges(step: Step, job: Job, ranges: list[int], reporter: Reporter) -> None:

@@ -6,10 +6,12 @@ since it places units in shards and in the holdout; the ledger knows its fingerp
 """
 
 import contextlib
+import fcntl
 import hmac
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -51,22 +53,92 @@ def make_secret(folder: Path, population: str) -> PopulationSecret:
     return load_secret(folder, population)
 
 
-def bind_ledger(folder: Path, population: str, ledger: str) -> None:
-    """Note beside the secret which ledger holds the population's budget; it never changes.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the secrets folder: among this machine's processes, what is looked up and made under it is one step.
 
     Raises:
-        LedgerError: another ledger holds it.
+        SettingsError: the folder cannot be written.
+    """
+    path = folder / ".lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise SettingsError(f"cannot lock {path}: {error.strerror}; put CADP_SECRETS on a local disk") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def bind_ledger(folder: Path, population: str, ledger: str, known: Collection[str] = ()) -> None:
+    """Say, before the population's secret is made, which ledger will hold its budget; it never changes.
+
+    A secret without this note is thus never one that a crash left half made.
+
+    Args:
+        folder: the secrets; they all belong to one ledger.
+        population: a population that the ledger does not hold yet.
+        ledger: its id.
+        known: the populations that it holds.
+
+    Raises:
+        LedgerError: a secret in the folder belongs to another ledger.
+    """
+    refuse_second_ledger(folder, ledger, known)
+    note_ledger(folder, population, ledger)
+
+
+def refuse_second_ledger(folder: Path, ledger: str | None, known: Collection[str] = ()) -> None:
+    """Refuse a ledger, or a new one if None, that is not the one that the secrets in `folder` belong to.
+
+    Raises:
+        LedgerError: a secret there has another ledger's note, or none, and the ledger does not know its population.
+    """
+    for path in sorted(folder.glob("*.ledger")):
+        if (holder := bound_ledger(folder, path.stem)) not in (None, ledger):
+            raise _second(f"the budget of population {path.stem} is kept by ledger {holder}", ledger)
+    for path in sorted(folder.glob("*.key")):
+        if path.stem not in known and bound_ledger(folder, path.stem) is None:
+            raise _second(
+                f"{path} is there and no note says whose (move it away if no budget was ever made with it), so another "
+                f"ledger keeps the budget of population {path.stem}",
+                ledger,
+            )
+
+
+def note_ledger(folder: Path, population: str, ledger: str) -> None:
+    """Note beside the secret of a population which ledger holds its budget.
+
+    Raises:
+        LedgerError: another ledger was noted.
+    """
+    if bound_ledger(folder, population) is None:
+        _put_if_absent(folder / f"{population}.ledger", f"{ledger}\n".encode)
+    require_noted(folder, population, ledger)
+
+
+def require_noted(folder: Path, population: str, ledger: str) -> None:
+    """Check the population's note, if there is one.
+
+    Raises:
+        LedgerError: another ledger was noted.
     """
     known = bound_ledger(folder, population)
-    if known is None:
-        _put_if_absent(folder / f"{population}.ledger", f"{ledger}\n".encode)
-        known = bound_ledger(folder, population)
-    if known != ledger:
-        raise LedgerError(
-            f"the budget of population {population} is kept by ledger {known}, and this is ledger {ledger}: point "
-            f"CADP_LEDGER and CADP_ANCHORS back to the first one; a fresh ledger would give the same people a second "
-            f"budget"
-        )
+    if known not in (None, ledger):
+        raise _second(f"the budget of population {population} is kept by ledger {known}", ledger)
+
+
+def _second(what: str, ledger: str | None) -> LedgerError:
+    where = "there is none where CADP_LEDGER points" if ledger is None else f"this is ledger {ledger}"
+    return LedgerError(
+        f"{what}, and {where}: point CADP_LEDGER and CADP_ANCHORS back to the first one; a fresh ledger would give the "
+        f"same people a second budget. One folder of secrets belongs to one ledger: for another, set CADP_SECRETS too"
+    )
 
 
 def bound_ledger(folder: Path, population: str) -> str | None:

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -41,18 +49,90 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class RandomizedLabels(_Frozen):
+    """Labels by randomized response over the classes."""
+
+    epsilon: float = Field(ge=1e-6, le=1000, description="loss of one record's label, beside that of its contents")
+
+
+class ResampledLabels(_Frozen):
+    """Labels drawn anew; no label is released."""
+
+    weights: tuple[Annotated[float, Field(ge=0, le=1e9)], ...] = Field(
+        min_length=2, description="a public weight for each class, in the order of the classes"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not any(self.weights):
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class Labels(_Frozen):
+    """What becomes of labels: `public`, `{randomized-response: {epsilon: …}}` or `{resample: {weights: […]}}`."""
+
+    randomized_response: RandomizedLabels | None = Field(default=None, alias="randomized-response")
+    resample: ResampledLabels | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        if value == "public":
+            return {}
+        if isinstance(value, Mapping) and len(value) != 1:
+            raise ValueError("name one of randomized-response and resample, or say public")
+        if not isinstance(value, Mapping | Labels):
+            text = "labels are public, {randomized-response: {epsilon: …}} or {resample: {weights: […]}}"
+            raise ValueError(text)  # noqa: TRY004  (pydantic collects only these)
+        return value
+
+    @model_validator(mode="after")
+    def _stated(self) -> Self:
+        if self.model_fields_set and self.kind == "public":
+            raise ValueError("name one of randomized-response and resample with its settings, or say public")
+        return self
+
+    @model_serializer(mode="plain")
+    def _write(self) -> str | dict[str, Any]:
+        if self.randomized_response is not None:
+            return {"randomized-response": self.randomized_response.model_dump(mode="json")}
+        return "public" if self.resample is None else {"resample": self.resample.model_dump(mode="json")}
+
+    @property
+    def kind(self) -> Literal["public", "randomized-response", "resample"]:
+        """The name of what is done."""
+        if self.randomized_response is not None:
+            return "randomized-response"
+        return "public" if self.resample is None else "resample"
+
+
 class Source(_Frozen):
     """Where the private records are and what is public about them."""
 
     format: Literal["idx", "imagefolder"] = Field(description="how the records are stored")
     url: str = Field(min_length=1, description="a folder, or the name of a dataset that cadp knows")
-    unit: Literal["record"] = Field(description="who is protected: `record` when every record is another person's")
-    why: Words = Field(min_length=8, description="why one record is one unit, in words; printed in the statement")
-    labels: Literal["public"] = Field(description="labels are published as they are; class counts leak exactly then")
+    unit: str = Field(
+        pattern=r"^[a-z]([a-z-]{0,30}[a-z])?$",
+        description="who is protected: `record` when every record is another person's, else `patient`, `household`, …",
+    )
+    why: Words = Field(min_length=8, description="why that is the unit, in words; printed in the statement")
+    unit_pattern: str | None = Field(
+        default=None,
+        max_length=100,
+        description="a regular expression for a whole file name; its one group is the unit's id",
+    )
+    max_records_per_unit: int = Field(default=1, ge=1, le=10_000, description="the most of a unit's records to use")
+    labels: Labels = Field(description="public labels are published as they are; class counts leak exactly then")
     records: int | None = Field(default=None, ge=1, description="how many records the source holds; public")
     shape: tuple[int, int, int] | None = Field(default=None, description="height, width, channels; public")
     classes: tuple[Words, ...] | None = Field(default=None, min_length=2, description="label names; public")
     holdout_records: int | None = Field(default=None, ge=1, description="records of the declared holdout split")
+    units: int | None = Field(default=None, ge=1, description="units behind the records; public")
+    holdout_units: int | None = Field(default=None, ge=1, description="units of the holdout split; public")
+    over_cap: int = Field(
+        default=0, ge=0, description="how many of the records are over their unit's cap and left out; public"
+    )
     max_rejects: float = Field(default=0.001, ge=0, le=1, description="share of unreadable records that stops a run")
 
     @model_validator(mode="after")
@@ -64,6 +144,33 @@ class Source(_Frozen):
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError("class names repeat")
         return self
+
+    @model_validator(mode="after")
+    def _unit_is_known(self) -> Self:
+        if self.unit == "record":
+            names = ("unit_pattern", "max_records_per_unit", "units", "holdout_units", "over_cap")
+            fields = type(self).model_fields
+            if stray := [name for name in names if getattr(self, name) != fields[name].default]:
+                raise ValueError(f"of unit record, every record is a unit: leave out {', '.join(stray)}")
+            return self
+        if self.format != "imagefolder":
+            raise ValueError(f"a source of format {self.format} does not say whose records are whose: unit is record")
+        if self.unit_pattern is None or self.units is None or self.holdout_units is None:
+            raise ValueError(f"a source by {self.unit} needs unit_pattern, units and holdout_units")
+        try:
+            groups = re.compile(self.unit_pattern).groups
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"unit_pattern is no regular expression: {error}") from error
+        if groups != 1:
+            raise ValueError(f"unit_pattern has {groups} groups: one, in parentheses, is the unit's id")
+        if self.records is not None and self.over_cap >= self.records:
+            raise ValueError(f"over_cap {self.over_cap} leaves nothing of {self.records} records")
+        return self
+
+    @property
+    def unit_text(self) -> str:
+        """The unit as a population's budget names it: another way to tell units apart is another unit."""
+        return self.unit if self.unit_pattern is None else f"{self.unit} by {self.unit_pattern}"
 
 
 class Spend(_Frozen):
@@ -89,7 +196,7 @@ class Model(_Frozen):
 class Mechanism(_Frozen):
     """What happens to each record's latent."""
 
-    kind: Literal["privunit", "gaussian", "laplace", "resample"]
+    kind: Literal["privunit", "gaussian", "laplace", "resample", "legacy"]
     epsilon: float = Field(default=0.0, ge=0, le=1000)
     content_dims: int = Field(default=8, ge=2, le=4096)
 

@@ -40,6 +40,7 @@ def run_step(name: str, spec: str, workers: int | None) -> None:
     job = release.Job.open(spec)
     step = next(step for step in release.STEPS if step.name == name)
     with PrefectReporter(job.spec.name) as reporter, job.telling(reporter):
+        release.announce(step, job, reporter)
         todo = step.prepare(job, reporter)
         if todo:
             _run_ranges(step, job, todo, workers or job.workers, reporter)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cadp.cli import budget_init
 from cadp.ledger import Ledger
 from cadp.privacy.accountant import PureEvent
 from cadp.store import Store
@@ -27,6 +28,7 @@ COMMANDS = [
     "privatize",
     "validate",
     "publish",
+    "audit",
     "abandon",
     "verify",
     "budget",
@@ -139,7 +141,7 @@ def test_a_refusal_says_all(nearly_spent: Place, cadp: Command) -> None:
     assert asked == pytest.approx(after - 20, abs=1e-6)
     assert excess == pytest.approx(asked - left, abs=1e-6)
     assert "limit ε 50.00 at δ 1e-06; held by (ε of each alone): " in message
-    assert "shapes/0.8.0 10.00 (BURNED), shapes/0.9.0 10.00 (RESERVED)" in message
+    assert "shapes/0.8.0 10.00 (records; BURNED), shapes/0.9.0 10.00 (records; RESERVED)" in message
     assert "`cadp plan` shows each part" in message
     assert charges(nearly_spent) == before
 
@@ -248,3 +250,16 @@ def test_planning_loads_nothing_heavy(place: Place) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["plan"]["versions"]["numpy"] == version("numpy")
+
+
+def test_a_ledger_in_memory_is_warned_of(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cadp.show.opening.memory_file_system", lambda _: "tmpfs")
+    for name, value in place.environ.items():
+        monkeypatch.setenv(name, value)
+    budget_init(place.spec, epsilon=8.0, delta=1e-6)
+    said = capsys.readouterr()
+    assert "warning: the ledger at " in said.err
+    assert "lies in memory (tmpfs): a restart of this machine loses it" in said.err
+    assert "Budget of shapes" in said.out

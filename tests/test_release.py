@@ -418,9 +418,9 @@ def test_a_rejected_record_enters_as_the_zero_latent(
 ) -> None:
     entered = []
 
-    def watched(flow: object, mechanism: object, batch: Batch) -> object:
+    def watched(flow: object, mechanism: object, batch: Batch, labels: object) -> object:
         entered.extend((int(batch.labels[i]), bool(batch.images[i].any())) for i in np.flatnonzero(~batch.valid))
-        return privatize_batch(flow, mechanism, batch)
+        return privatize_batch(flow, mechanism, batch, labels)
 
     monkeypatch.setattr("cadp.steps.privatize.privatize_batch", watched)
     text = folder_place.spec.read_text()

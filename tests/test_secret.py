@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -9,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from cadp.errors import LedgerError, SettingsError
-from cadp.secret import PopulationSecret, bind_ledger, bound_ledger, load_secret, make_secret
+from cadp.secret import (
+    PopulationSecret,
+    bind_ledger,
+    bound_ledger,
+    load_secret,
+    locked,
+    make_secret,
+    note_ledger,
+    refuse_second_ledger,
+    require_noted,
+)
 
 
 def test_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -77,10 +88,57 @@ def test_never_in_a_log() -> None:
 
 def test_a_population_belongs_to_one_ledger_for_ever(tmp_path: Path) -> None:
     assert bound_ledger(tmp_path, "people") is None
+    require_noted(tmp_path, "people", "b" * 32)
     for _ in range(2):
         bind_ledger(tmp_path, "people", "a" * 32)
-    bind_ledger(tmp_path, "others", "b" * 32)
-    with pytest.raises(LedgerError, match=r"kept by ledger a+, and this is ledger b+: .* a second\s+budget"):
-        bind_ledger(tmp_path, "people", "b" * 32)
+    for call in (bind_ledger, note_ledger, require_noted):
+        with pytest.raises(LedgerError, match=r"kept by ledger a+, and this is ledger b+: .* a second\s+budget"):
+            call(tmp_path, "people", "b" * 32)
     assert bound_ledger(tmp_path, "people") == "a" * 32
-    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600, 0o600]
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600]
+
+
+def test_one_folder_of_secrets_belongs_to_one_ledger(tmp_path: Path) -> None:
+    refuse_second_ledger(tmp_path, None)
+    bind_ledger(tmp_path, "people", "a" * 32)
+    bind_ledger(tmp_path, "others", "a" * 32)
+    with pytest.raises(LedgerError, match=r"of population others is kept by ledger a+, and this is ledger b+.*SECRETS"):
+        bind_ledger(tmp_path, "renamed", "b" * 32)
+    with pytest.raises(LedgerError, match=r"kept by ledger a+, and there is none where CADP_LEDGER points"):
+        refuse_second_ledger(tmp_path, None)
+    assert bound_ledger(tmp_path, "renamed") is None
+
+
+def test_a_secret_without_a_note_is_old_and_its_ledger_must_know_it(tmp_path: Path) -> None:
+    make_secret(tmp_path, "people")
+    for population in ("people", "others"):
+        with pytest.raises(LedgerError, match=r"no note says whose .* keeps the budget of population people"):
+            bind_ledger(tmp_path, population, "a" * 32, known=["others"])
+    bind_ledger(tmp_path, "others", "a" * 32, known=["people"])
+    note_ledger(tmp_path, "people", "a" * 32)
+    bind_ledger(tmp_path, "people", "a" * 32)
+
+
+def test_what_a_crash_leaves_is_not_old(tmp_path: Path) -> None:
+    """The note comes first: a note without a secret, or a secret with it, is this ledger's own beginning."""
+    bind_ledger(tmp_path, "people", "a" * 32)
+    bind_ledger(tmp_path, "people", "a" * 32)
+    make_secret(tmp_path, "people")
+    bind_ledger(tmp_path, "people", "a" * 32)
+
+
+def test_one_at_a_time_holds_the_folder(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def enter(_: int) -> int:
+        with locked(tmp_path):
+            inside.append(1)
+            time.sleep(0.002)
+            count = len(inside)
+            inside.pop()
+            return count
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(enter, range(40))) == {1}
+    with pytest.raises(SettingsError, match="cannot write"), locked(tmp_path / "nowhere"):
+        pass

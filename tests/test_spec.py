@@ -80,6 +80,47 @@ def test_a_mechanism_has_the_epsilon_of_its_kind() -> None:
     assert parse_spec(TEXT.replace("privunit, epsilon: 4", "resample")).mechanism.epsilon == 0
 
 
+LABELS = {
+    "randomized-response": "{randomized-response: {epsilon: 1.5}}",
+    "resample": "{resample: {weights: [1, 2.5, 0]}}",
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_are_public_or_private_in_one_way(kind: str) -> None:
+    text = TEXT.replace("labels: public", f"labels: {LABELS[kind]}")
+    spec = parse_spec(text)
+    assert spec.source.labels.kind == kind
+    assert ReleaseSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
+    assert spec.digest() != parse_spec(TEXT).digest()
+    assert parse_spec(TEXT).source.labels.kind == "public"
+    assert parse_spec(TEXT).model_dump(mode="json", by_alias=True)["source"]["labels"] == "public"
+
+
+@pytest.mark.parametrize(
+    ("labels", "field"),
+    [
+        ("private", "source.labels"),
+        ("{}", "source.labels"),
+        ("[public]", "source.labels"),
+        ("{public: {}}", "source.labels.public"),
+        ("{randomized-response: {epsilon: 1}, resample: {weights: [1, 1]}}", "source.labels"),
+        ("{randomized-response: }", "source.labels"),
+        ("{randomized-response: {epsilon: 0}}", "source.labels.randomized-response.epsilon"),
+        ("{randomized-response: {epsilon: .inf}}", "source.labels.randomized-response.epsilon"),
+        ("{randomized-response: {}}", "source.labels.randomized-response.epsilon"),
+        ("{randomized-response: {epsilon: 1, delta: 1e-6}}", "source.labels.randomized-response.delta"),
+        ("{resample: {weights: [1]}}", "source.labels.resample.weights"),
+        ("{resample: {weights: [0, 0]}}", "source.labels.resample"),
+        ("{resample: {weights: [1, -1, 1]}}", "source.labels.resample.weights.1"),
+    ],
+    ids=lambda value: value.replace(" ", ""),
+)
+def test_labels_that_say_nothing_are_refused_with_their_line(labels: str, field: str) -> None:
+    (problem,) = problems(TEXT.replace("labels: public", f"labels: {labels}"))
+    assert problem.startswith(f"release.yaml:5: {field}: ")
+
+
 def test_digest_covers_all_but_how_to_run() -> None:
     spec = parse_spec(TEXT)
     assert parse_spec(TEXT + "run: {range_records: 5, workers: 3, batch: 7}\n").digest() == spec.digest()

@@ -17,6 +17,7 @@ from cadp.cinn.architecture import Architecture
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import CheckpointRefused, ObjectMissing, PrivacyError
 from cadp.privacy.events import RELATION, Event
+from cadp.privacy.seeded import is_seeded, stamped
 from cadp.store import Store
 
 SCHEMA = 1
@@ -52,7 +53,7 @@ def save_checkpoint(
         "schema": SCHEMA,
         "architecture": flow.architecture.to_json(),
         "tensors": {"sha256": sha256, "size": len(data)},
-        "privacy": _check_privacy(privacy),
+        "privacy": stamped(_check_privacy(privacy)),
         "versions": dict(versions),
     }
     encoded = json.dumps(record, sort_keys=True, indent=1, allow_nan=False).encode()
@@ -67,12 +68,15 @@ def load_checkpoint(store: Store, digest: str) -> tuple[ConditionalFlow, dict[st
     """Read a model and its privacy record.
 
     Raises:
-        CheckpointRefused: it is absent, was altered, has no complete privacy record, or is not a network known here.
+        CheckpointRefused: it is absent, was altered, has no complete privacy record, is stamped by a mode that protects
+            nobody, or is not a network known here.
     """
     if _DIGEST.fullmatch(digest) is None:
         raise CheckpointRefused(f"checkpoint {digest!r}: a digest is 64 hex digits")
     record = _parse(_read(store, f"{digest}.json", digest, LIMIT_RECORD), digest)
     privacy, tensors = _check_privacy(record["privacy"]), record["tensors"]
+    if "stamp" in privacy and not is_seeded():
+        raise CheckpointRefused(f"checkpoint {digest[:12]}… is stamped {privacy['stamp']}: train the model again")
     architecture = Architecture.from_json(record["architecture"])
     sha256 = tensors.get("sha256") if isinstance(tensors, dict) else None
     if not isinstance(sha256, str) or _DIGEST.fullmatch(sha256) is None:

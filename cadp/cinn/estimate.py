@@ -11,6 +11,18 @@ SHRINKAGE = 0.15
 SMALLEST_EIGENVALUE = 0.05
 
 
+def class_sizes(noisy: NDArray[np.int64], noise: float, total: int) -> NDArray[np.int64]:
+    """Noisy class counts, of standard deviation `noise`, to sizes of classes that together hold about `total` records.
+
+    A class of less than three standard deviations is taken for empty: a mean over so uncertain a number would say
+    nothing. If all are, they are taken for equal.
+    """
+    known = np.where(noisy > 3 * noise, noisy, 0).astype(np.float64)
+    if not known.any():
+        known = np.ones(len(noisy))
+    return np.asarray(np.rint(known * (total / known.sum())), dtype=np.int64)
+
+
 def class_means(sums: Array, noise: float, counts: NDArray[np.int64], radius: float) -> Array:
     """Noisy class sums `(classes, D)` to class means, drawn towards the common mean as far as noise explains them.
 

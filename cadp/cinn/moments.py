@@ -1,4 +1,4 @@
-"""The private fit: four sums over the records in integers, discrete Gaussian noise, and the network they determine."""
+"""The private fit: sums over the records in integers, discrete Gaussian noise, and the network they determine."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from cadp.cinn import contributions as add
-from cadp.cinn.estimate import class_factors, class_means, principal_axes, residual_stds
+from cadp.cinn.estimate import class_factors, class_means, class_sizes, principal_axes, residual_stds
 from cadp.cinn.network import ConditionalFlow
 from cadp.cinn.plan import MomentsPlan, Query
 from cadp.cinn.transforms import band_of_coefficients
@@ -28,27 +28,32 @@ Rows = tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]
 def fit_moments(
     batches: Callable[[], Iterable[Batch]],
     plan: MomentsPlan,
-    class_counts: NDArray[np.int64],
+    class_counts: NDArray[np.int64] | None,
     reporter: Reporter,
+    *,
+    records: int | None = None,
 ) -> ConditionalFlow:
     """Fit a conditional flow to private records at the cost of `plan.event()`.
 
-    Reads the records three times and never holds more than a batch. Labels are public, and so are the counts: a
-    rejected record counts in its class and contributes zero.
+    Reads the records three times and never holds more than a batch. Where labels are public, so are the counts: a
+    rejected record counts in its class and contributes zero. Where they are private, the plan asks for noisy counts,
+    which take the counts' place everywhere, and a rejected record contributes zero to them too.
 
     Args:
         batches: opens one pass over all records, images of the plan's shape.
         plan: what is clipped, how much noise, which network.
-        class_counts: `(classes,)` records of each label, rejected ones included.
+        class_counts: `(classes,)` public records of each label, rejected ones included; None if labels are private.
         reporter: told how far each pass is.
+        records: how many records there are, public, where `class_counts` is None.
 
     Returns:
         The fitted flow, float64.
 
     Raises:
-        PrivacyError: a pass does not hold `class_counts` records, or exact integer sums are not possible.
+        PrivacyError: a pass does not hold as many records, exact integer sums are not possible, or true class counts
+            are given where labels are private.
     """
-    return _Fit(batches, plan, class_counts, reporter).run()
+    return _Fit(batches, plan, class_counts, reporter, records).run()
 
 
 class _Fit:
@@ -58,14 +63,21 @@ class _Fit:
         self,
         batches: Callable[[], Iterable[Batch]],
         plan: MomentsPlan,
-        class_counts: NDArray[np.int64],
+        class_counts: NDArray[np.int64] | None,
         reporter: Reporter,
+        records: int | None,
     ) -> None:
         architecture = plan.architecture
-        if class_counts.shape != (architecture.classes,) or class_counts.min() < 0:
-            raise PrivacyError(f"class counts {class_counts.tolist()}: {architecture.classes} non-negative counts")
-        self.batches, self.plan, self.counts, self.reporter = batches, plan, class_counts, reporter
-        self.total = int(class_counts.sum())
+        self.batches, self.plan, self.public, self.reporter = batches, plan, class_counts, reporter
+        if plan.counts is None and class_counts is not None and records is None:
+            if class_counts.shape != (architecture.classes,) or class_counts.min() < 0:
+                raise PrivacyError(f"class counts {class_counts.tolist()}: {architecture.classes} non-negative counts")
+            self.total, self.counts = int(class_counts.sum()), class_counts
+        elif plan.counts is not None and class_counts is None and records is not None:
+            # The noisy counts take this place before it is read.
+            self.total, self.counts = records, np.zeros(architecture.classes, dtype=np.int64)
+        else:
+            raise PrivacyError("a fit takes class counts where labels are public, else the number of records alone")
         self.architecture = architecture
         self.flow = ConditionalFlow(architecture)
         self.bands = band_of_coefficients(architecture.shape, architecture.block, architecture.bands)
@@ -74,7 +86,7 @@ class _Fit:
             add.check_total(self.total, query.bound + math.ceil(40 * query.sigma / max(self.total, 1)))
 
     def run(self) -> ConditionalFlow:
-        """Ask the four queries; each uses what the earlier ones returned."""
+        """Ask the queries; each uses what the earlier ones returned."""
         with torch.no_grad():
             self._fit_means()
             stds = self._fit_rotation()
@@ -100,9 +112,11 @@ class _Fit:
                     pixels = torch.from_numpy(batch.images[part].reshape(len(labels), -1) / 255.0)
                     yield pixels, torch.from_numpy(labels), labels, batch.valid[part]
                     advance(len(labels))
-        if not np.array_equal(seen, self.counts):
+        if self.public is None and seen.sum() != self.total:
+            raise PrivacyError(f"a pass held {seen.sum()} records, the public number is {self.total}")
+        if self.public is not None and not np.array_equal(seen, self.public):
             raise PrivacyError(
-                f"a pass held {seen.tolist()} records by class, the public counts are {self.counts.tolist()}"
+                f"a pass held {seen.tolist()} records by class, the public counts are {self.public.tolist()}"
             )
 
     def _steps(self, vectors: torch.Tensor, valid: NDArray[np.bool_], query: Query) -> Steps:
@@ -118,8 +132,13 @@ class _Fit:
         """Sum pixels by class. The transform is orthogonal: noise on pixels is the same noise on coefficients."""
         query, size = self.plan.mean, len(self.counts)
         sums = np.zeros((size, self.architecture.dims), dtype=np.int64)
+        members = np.zeros((size, 1), dtype=np.int64)
         for pixels, _, labels, valid in self._rows("class means"):
             sums += add.class_sums(self._steps(pixels, valid, query), labels, size, query.radius)
+            members += add.class_sums(valid[:, None].astype(np.float64), labels, size, 1)
+        if self.plan.counts is not None:
+            counted = with_noise(members, self.plan.counts)[:, 0]
+            self.counts = class_sizes(counted, self.plan.counts.sigma, self.total)
         noisy = torch.from_numpy(with_noise(sums, query) * self.plan.step)
         low = self.flow.cosine(noisy, torch.arange(size))[0][:, : self.architecture.low_dims]
         step = self.plan.step

@@ -28,6 +28,9 @@ WIDEST_SIGMA = 2.0**39
 # digits do not settle one vector: their held-out likelihood prefers another one at each image size.
 WEIGHTS = (4.0, 1.0, 1.75, 6.0)
 BANDS = 16
+# With private labels the class counts are asked for as well, by a rule fixed beforehand: counts of thousands bear far
+# more noise than the sums do, and at this multiplier they take under 1 % of μ².
+COUNTS_WEIGHT = 12.0
 # √2 and the quotients below are rounded up by far more than float64 can err.
 _UP = 1 + 2.0**-40
 
@@ -39,7 +42,7 @@ class Query:
     Attributes:
         name: what is summed.
         power: 1 for sums of vectors, 2 for sums of their squares or outer products.
-        radius: the clip norm of the vectors, in lattice steps.
+        radius: the clip norm of the vectors, in lattice steps; of class counts, 1 record.
         noise_multiplier: noise standard deviation over replace-one sensitivity.
         records: `m`, the most records one unit contributes.
     """
@@ -83,7 +86,7 @@ class Query:
 class MomentsPlan:
     """Everything public about one private fit of a `ConditionalFlow`.
 
-    The four queries are composed adaptively: each clips whatever the earlier ones returned, so μ² adds up.
+    The queries are composed adaptively: each clips whatever the earlier ones returned, so μ² adds up.
 
     Attributes:
         architecture: the network that is fitted.
@@ -93,6 +96,7 @@ class MomentsPlan:
         class_covariance: outer products of the k whitened principal dimensions, by class.
         residual: energies of everything else, by class and frequency band.
         step: the lattice step, in pixels or in whitened units.
+        counts: with private labels, the class counts; None where they are public.
     """
 
     architecture: Architecture
@@ -102,6 +106,7 @@ class MomentsPlan:
     class_covariance: Query
     residual: Query
     step: float
+    counts: Query | None = None
 
     @classmethod
     def calibrate(
@@ -113,8 +118,11 @@ class MomentsPlan:
         *,
         units: int,
         max_records_per_unit: int = 1,
+        private_labels: bool = False,
     ) -> "MomentsPlan":
         """The plan that costs at most `epsilon` at `delta` by the accountant, replace-one.
+
+        With `private_labels`, neighbours may differ in labels, and the class counts are one more query.
 
         Raises:
             PrivacyError: ε, δ or a count is out of range, or ε is too small for any answer at this δ and shape.
@@ -127,25 +135,27 @@ class MomentsPlan:
         mu = calibrate_gaussian(epsilon, delta)
         if mu == 0:
             raise PrivacyError(f"training at ε = {epsilon} buys no answer at δ = {delta:.0e}: raise ε or δ")
-        plan = cls.split(mu, architecture, units, max_records_per_unit)
-        # Four events round up four times; give back the last digits.
+        plan = cls.split(mu, architecture, units, max_records_per_unit, private_labels=private_labels)
+        # Each event rounds up; give back the last digits.
         while curve(plan.event()).epsilon(delta) > epsilon:
             mu *= 1 - 2.0**-20
-            plan = cls.split(mu, architecture, units, max_records_per_unit)
+            plan = cls.split(mu, architecture, units, max_records_per_unit, private_labels=private_labels)
         return plan
 
     @classmethod
-    def split(cls, mu: float, architecture: Architecture, units: int, records: int) -> "MomentsPlan":
+    def split(
+        cls, mu: float, architecture: Architecture, units: int, records: int, *, private_labels: bool = False
+    ) -> "MomentsPlan":
         """Split a total μ over the queries: multiplier wᵢ·s with Σ 1/(wᵢ·s)² = μ².
 
         Raises:
             PrivacyError: so much noise, or so many records, do not fit 64-bit sums on the coarsest lattice.
         """
         step = STEP
-        plan = cls._on_lattice(step, mu, architecture, units, records)
+        plan = cls._on_lattice(step, mu, architecture, units, records, private_labels=private_labels)
         while step < COARSEST_STEP and max(query.sigma for query in plan.queries) > WIDEST_SIGMA:
             step *= 2
-            plan = cls._on_lattice(step, mu, architecture, units, records)
+            plan = cls._on_lattice(step, mu, architecture, units, records, private_labels=private_labels)
         for query in plan.queries:
             if query.sigma > WIDEST_SIGMA:
                 raise PrivacyError(
@@ -156,8 +166,11 @@ class MomentsPlan:
         return plan
 
     @classmethod
-    def _on_lattice(cls, step: float, mu: float, architecture: Architecture, units: int, records: int) -> "MomentsPlan":
-        scale = math.sqrt(sum(1 / weight**2 for weight in WEIGHTS)) / mu
+    def _on_lattice(
+        cls, step: float, mu: float, architecture: Architecture, units: int, records: int, *, private_labels: bool
+    ) -> "MomentsPlan":
+        weights = (*WEIGHTS, COUNTS_WEIGHT) if private_labels else WEIGHTS
+        scale = math.sqrt(sum(1 / weight**2 for weight in weights)) / mu
         root = math.sqrt(architecture.dims)
         radii = (PIXELS * root, WITHIN * root, math.sqrt(architecture.content), RESIDUAL * root)
         names = ("class means", "covariance", "class covariances", "residual energies")
@@ -166,7 +179,9 @@ class MomentsPlan:
             Query(name, power, math.ceil(radius / step), weight * scale, records)
             for name, power, radius, weight in zip(names, powers, radii, WEIGHTS, strict=True)
         )
-        return cls(architecture, units, mean, covariance, class_covariance, residual, step)
+        # Each record is 1 in its class: two records of different classes are √2 apart, as contributions of norm 1 are.
+        counts = Query("class counts", 1, 1, COUNTS_WEIGHT * scale, records) if private_labels else None
+        return cls(architecture, units, mean, covariance, class_covariance, residual, step, counts)
 
     @property
     def content(self) -> int:
@@ -175,8 +190,9 @@ class MomentsPlan:
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        """The four queries, in the order they are asked."""
-        return (self.mean, self.covariance, self.class_covariance, self.residual)
+        """The queries, in the order they are asked."""
+        counts = () if self.counts is None else (self.counts,)
+        return (*counts, self.mean, self.covariance, self.class_covariance, self.residual)
 
     def event(self) -> Event:
         """The loss of the whole fit, replace-one."""
@@ -198,13 +214,16 @@ class MomentsPlan:
             "queries": [
                 {
                     "name": query.name,
-                    "clip_norm": query.radius * self.step,
-                    "sensitivity": query.sensitivity * self.step**query.power,
+                    "clip_norm": query.radius * self._step_of(query),
+                    "sensitivity": query.sensitivity * self._step_of(query) ** query.power,
                     "noise_multiplier": query.noise_multiplier,
                 }
                 for query in self.queries
             ],
         }
+
+    def _step_of(self, query: Query) -> float:
+        return 1.0 if query is self.counts else self.step
 
 
 def choose_architecture(epsilon: float, shape: Shape, classes: int, units: int) -> Architecture:

@@ -6,7 +6,6 @@ and charge are one write transaction. Behind it stand two more lines: the totals
 them since they were read, and CHECK constraints refuse totals beyond the caps.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ from sqlalchemy import Connection, Row, bindparam, select
 from cadp.errors import LedgerError
 from cadp.ledger import schema
 from cadp.ledger.canonical import canonical
-from cadp.privacy.accountant import Curve
+from cadp.ledger.parsing import parsed
+from cadp.privacy.accountant import ORDERS, Curve
 
 _NO_ROOM = -1
 
@@ -72,14 +72,30 @@ def read_account(connection: Connection, population_id: int) -> Account:
 
 
 def account_of(row: Row[Any]) -> Account:
-    """Return the account that a row of `accounts`, or of a join with it, holds."""
+    """Return the account that a row of `accounts`, or of a join with it, holds.
+
+    Raises:
+        LedgerError: it is damaged.
+    """
+    if not all(type(value) is int for value in (row.cap_delta_atto, row.spent_delta_atto, row.revision)):
+        raise LedgerError(
+            f"the account of population number {row.population_id} was changed: it holds other things than whole "
+            f"numbers; stop every writer, run `cadp budget verify` and put back the newest copy"
+        )
+    whose = f"of the account of population number {row.population_id}"
     return Account(
         population_id=row.population_id,
-        caps=tuple(json.loads(row.caps)),
+        caps=parsed(f"`caps` {whose}", row.caps, _caps),
         cap_delta_atto=row.cap_delta_atto,
-        spent=Curve.from_json(json.loads(row.spent)),
+        spent=parsed(f"`spent` {whose}", row.spent, Curve.from_json),
         revision=row.revision,
     )
+
+
+def _caps(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) != len(ORDERS) or not all(type(most) is int for most in value):
+        raise TypeError("not one whole number for each order")
+    return tuple(value)
 
 
 _SWAP = schema.accounts.update().where(

@@ -1,5 +1,9 @@
-"""The ledger's address: an SQLite file or a PostgreSQL database. What is shown of it never holds a password."""
+"""The ledger's address: an SQLite file or a PostgreSQL database. What is shown of it never holds a password.
 
+What cannot be read as an address is not shown at all: nobody knows which part of it is a password then.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +13,12 @@ from sqlalchemy.exc import ArgumentError
 from cadp.errors import SettingsError
 
 _FORMS = "use sqlite:////absolute/path or postgresql://user@host/database"
+_SECRETS = ("password", "passfile", "sslpassword")
+# Something that was meant for a server: scheme:…, user:word@host, or libpq's `host=… password=…`.
+_NO_PATH = re.compile(
+    r"^(sqlite|postgres|postgresql)(\+\w+)?:|:[^/]*@|://|password\s*=|^(host|hostaddr|port|dbname|user|service)\s*="
+)
+_OPTION = re.compile(r"[a-z_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +40,38 @@ class Address:
         A password that is not in the address is looked for where every PostgreSQL client looks: PGPASSWORD, PGPASSFILE.
 
         Raises:
-            SettingsError: it is none of these.
+            SettingsError: it is none of these, or holds a password where it would be shown.
         """
         if "://" not in text:
-            return cls._file(Path(text))
+            if _NO_PATH.search(text):
+                raise _wrong("is neither a path nor a URL")
+            return cls._file(text)
         try:
             url = make_url(text)
-        except ArgumentError as error:
-            raise SettingsError(f"the ledger's address cannot be read: {_FORMS}") from error
+        except (ArgumentError, ValueError):
+            # Neither error is kept: the text of both may hold a part of a password.
+            raise _wrong("cannot be read: its host, its port, or a sign in its password that is not escaped") from None
         match url.drivername.partition("+")[0]:
             case "sqlite" if url.database not in (None, "", ":memory:"):
-                return cls._file(Path(str(url.database)))
+                if url.host or url.username or url.query:
+                    raise _wrong("names a file and a host, or options, which a file has not")
+                return cls._file(str(url.database))
             case "postgresql" | "postgres" if url.database:
+                _check_server(url)
                 return cls(url.set(drivername="postgresql+psycopg"), None)
-        raise SettingsError(
-            f"the ledger's address {url.render_as_string(hide_password=True)} names no ledger: {_FORMS}"
-        )
+            case "sqlite" | "postgresql" | "postgres":
+                raise _wrong("names no ledger")
+            case other:
+                raise _wrong(f"is of a kind that holds no ledger ({other})")
 
     @classmethod
-    def _file(cls, path: Path) -> "Address":
-        path = path.expanduser().absolute()
+    def _file(cls, text: str) -> "Address":
+        try:
+            path = Path(text).expanduser().absolute()
+        except RuntimeError:
+            raise _wrong("begins with ~ and the name of nobody on this machine") from None
+        if not text or "\0" in text:
+            raise _wrong("names no ledger")
         return cls(URL.create("sqlite+pysqlite", database=str(path)), path)
 
     @property
@@ -65,3 +87,19 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.shown!r})"
+
+
+def _check_server(url: URL) -> None:
+    """Refuse what would show a password, or a part of one, as something else."""
+    if secret := next((name for name in _SECRETS if name in url.query), None):
+        raise _wrong(f"holds {secret}=…: never there; let PGPASSFILE name a file of mode 0600, or set PGPASSWORD")
+    if not all(_OPTION.fullmatch(name) for name in url.query):
+        raise _wrong("has an option that no connection has")
+    if any("@" in part for part in (url.host or "", str(url.database), str(url.query.get("host", "")))):
+        raise _wrong("has a second @: in a password or a name write it as %40; better, keep the password in PGPASSFILE")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise _wrong("has a port that is none: 1 to 65535")
+
+
+def _wrong(why: str) -> SettingsError:
+    return SettingsError(f"the ledger's address {why}; {_FORMS} (CADP_LEDGER)")

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from cadp.errors import LedgerRewound, ObjectMissing
 from cadp.ledger.anchors import CLAIM
 from cadp.ledger.canonical import digest
-from cadp.ledger.chain import ENTRY_SCHEMA, GENESIS, Entry, anchor_key
+from cadp.ledger.chain import ENTRY_SCHEMA, GENESIS, Entry, anchor_key, anchor_numbers
 from cadp.store import Store
 
 _AT_ONCE = 16
-_NAME = re.compile(r"(\d{8,})\.json")
 _BEFORE, _BETWEEN, _AFTER, _DIGITS = b'{"entry":', b',"hash":"', b'"}\n', 64
 _NEXT_STEP = "bring the anchors back from their own copy; from broken anchors nothing is recovered"
 
@@ -47,7 +46,7 @@ def read_anchors(anchors: Store) -> list[Entry]:
     """
     identity = claimed_identity(anchors)
     store = anchors.child(identity)
-    numbers = sorted(int(found[1]) for key, _ in store.list() if (found := _NAME.fullmatch(key)))
+    numbers = anchor_numbers(key for key, _ in store.list())
     chain: list[Entry] = []
     previous = GENESIS
     for wanted, (seq, data) in enumerate(zip(numbers, fetch(store, map(anchor_key, numbers)), strict=True), start=1):
@@ -83,7 +82,8 @@ def _parse(data: bytes) -> Entry | None:
         text, found = data[len(_BEFORE) : end - len(_BETWEEN)].decode(), data[end : end + _DIGITS].decode()
         value = json.loads(text)
         entry = Entry(seq=value["seq"], kind=value["kind"], text=text, hash=found)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        _ = entry.value
+    except (ValueError, KeyError, TypeError, RecursionError, LedgerRewound):
         return None
     return entry if entry.anchor == data and digest(text) == found else None
 

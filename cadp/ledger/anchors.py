@@ -8,6 +8,7 @@ comes next puts it. An anchor holds public values and keyed hashes only, never a
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, func, select
 from cadp.errors import LedgerRewound, ObjectExists, ObjectMissing
 from cadp.ledger import schema
 from cadp.ledger.canonical import canonical
-from cadp.ledger.chain import ENTRY_SCHEMA, Entry, anchor_key, entries, head, newest_first
+from cadp.ledger.chain import ENTRY_SCHEMA, Entry, anchor_end, anchor_key, anchor_numbers, entries, head, newest_first
 from cadp.ledger.engine import Database
 from cadp.ledger.notices import Notice
 from cadp.ledger.written import Written, written
@@ -29,6 +30,16 @@ _NEXT_STEP = (
     "stop every writer and put back the newest copy of the ledger, or, if there is none, run `cadp budget recover`; "
     "until then nothing is charged or released"
 )
+
+_LISTED = "0"
+"""What the names of the first ten million anchors begin with, and of nothing else that lies beside them."""
+
+_PATIENCE = 0.5
+"""Seconds that a process waits for another's anchor before it puts it itself."""
+
+
+class _Missing(Exception):
+    """The anchor before an entry is not there."""
 
 
 class AnchoredChain:
@@ -58,12 +69,47 @@ class AnchoredChain:
             return result, said, said.entries[-1] if said.entries else head(connection)
 
         result, said, newest = self._database.write(transaction)
-        if said.entries and self._follow_settled(said.entries[0]):
-            for entry in said.entries:
-                self._put(entry)
+        if said.entries:
+            self._anchor(said.entries)
         elif newest is None or newest != self._settled:
             self.settle()
         return result, said.notices
+
+    def _anchor(self, fresh: list[Entry]) -> None:
+        """Anchor what this process has just committed; what others committed before it comes first."""
+        if self._follows_settled(fresh[0]):
+            for entry in fresh:
+                self._put(entry)
+            return
+        try:
+            # All wait for the one before them only when theirs is written: many writers sync at the same time.
+            for entry in fresh:
+                self._put(entry, after=self._await_before)
+        except _Missing:
+            self.settle()
+
+    def _await_before(self, entry: Entry) -> None:
+        """Wait until the anchor before `entry` is there.
+
+        Whoever put it had seen to all before it, and by its hash it is this chain's; so there is never a gap.
+
+        Raises:
+            LedgerRewound: it is another chain's.
+            _Missing: it did not come: its process may be dead.
+        """
+        before, until, pause = entry.value["prev"], time.monotonic() + _PATIENCE, 0.0005
+        while True:
+            try:
+                found = self.anchors.get(anchor_key(entry.seq - 1))
+            except ObjectMissing:
+                if time.monotonic() > until:
+                    raise _Missing from None
+                time.sleep(pause)
+                pause = min(1.5 * pause, 0.02)
+            else:
+                if not found.endswith(anchor_end(before)):
+                    self._refuse_fork(entry)
+                return
 
     def guard(self) -> None:
         """Refuse to go on after a rewind was seen.
@@ -80,10 +126,15 @@ class AnchoredChain:
         Raises:
             LedgerRewound: the database is behind, ahead on its own, or the anchors are another ledger's.
         """
+        # Listed before the chain is read: what was anchored by then was committed by then.
+        listed = anchor_numbers(key for key, _ in self.anchors.list(_LISTED))
         newest, count = self._newest()
         if count != newest.seq:
-            self._refuse(f"has {count} chain entries up to number {newest.seq}: entries were removed")
+            self.refuse(f"has {count} chain entries up to number {newest.seq}: entries were removed")
         self._check_claim(newest)
+        # Not the next number alone: its own anchor may be lost as well.
+        if listed and listed[-1] > newest.seq:
+            self._refuse_behind(newest, next(number for number in listed if number > newest.seq))
         self.refuse_if_behind()
         self.settle()
 
@@ -99,10 +150,7 @@ class AnchoredChain:
             # Another process may have committed and anchored in between; then its entry is visible by now.
             again, _ = self._newest()
             if again.seq == newest.seq:
-                self._refuse(
-                    f"ends at entry {newest.seq}, but entry {newest.seq + 1} is anchored at {self.anchors.url}: "
-                    f"an older copy was restored, or its end was cut off"
-                )
+                self._refuse_behind(newest, newest.seq + 1)
             newest = again
 
     def settle(self) -> None:
@@ -115,14 +163,17 @@ class AnchoredChain:
         for entry in self._unsettled():
             self._put(entry)
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry, after: Callable[[Entry], None] | None = None) -> None:
         try:
-            self.anchors.put(entry.anchor_key, entry.anchor)
+            if after is None:
+                self.anchors.put(entry.anchor_key, entry.anchor)
+            else:
+                self.anchors.put_after(lambda: after(entry), entry.anchor_key, entry.anchor)
         except ObjectExists:
             self._refuse_fork(entry)
         self._mark(entry)
 
-    def _follow_settled(self, entry: Entry) -> bool:
+    def _follows_settled(self, entry: Entry) -> bool:
         """Return whether the one before `entry` is the one whose anchor is known to be there."""
         settled = self._settled
         return settled is not None and entry.seq == settled.seq + 1 and entry.value["prev"] == settled.hash
@@ -134,7 +185,7 @@ class AnchoredChain:
             return self._tail()
         tail = self._database.read(lambda connection: list(entries(connection, after=settled.seq - 1)))
         if not tail or tail[0] != settled:
-            self._refuse(f"no longer holds entry {settled.seq} that this process has anchored: it was replaced")
+            self.refuse(f"no longer holds entry {settled.seq} that this process has anchored: it was replaced")
         # All but the last may be other processes', most likely anchored already: reading is cheaper than a put. Whoever
         # anchored one had seen to all below it, so the walk ends at the first that is there.
         missing = tail[-1:] if len(tail) > 1 else []
@@ -155,7 +206,7 @@ class AnchoredChain:
                 tail.append(entry)
         # Only the entry of the ledger's creation may be the first that is ever anchored.
         if len(tail) > 1:
-            self._refuse(
+            self.refuse(
                 f"has {len(tail)} entries and none is anchored at {self.anchors.url}: the anchors were removed, "
                 f"or this is not where they are"
             )
@@ -184,13 +235,13 @@ class AnchoredChain:
                 return
             found = self._claims.get(CLAIM)
         except ObjectMissing:
-            self._refuse(
+            self.refuse(
                 f"has {newest.seq} entries and no anchors at {self._claims.url}: point the setting to where they are"
             )
         except ObjectExists:
             found = b""
         if found != claim:
-            self._refuse(f"is not the ledger that the anchors at {self._claims.url} belong to")
+            self.refuse(f"is not the ledger that the anchors at {self._claims.url} belong to")
 
     def _newest(self) -> tuple[Entry, int]:
         newest, count = self._database.read(
@@ -200,15 +251,26 @@ class AnchoredChain:
             )
         )
         if newest is None:
-            self._refuse("has an empty chain: its entries were removed")
+            self.refuse("has an empty chain: its entries were removed")
         return newest, count
 
+    def _refuse_behind(self, newest: Entry, anchored: int) -> NoReturn:
+        self.refuse(
+            f"ends at entry {newest.seq}, but entry {anchored} is anchored at {self.anchors.url}: an older copy was "
+            f"restored, or its end was cut off"
+        )
+
     def _refuse_fork(self, entry: Entry) -> NoReturn:
-        self._refuse(
+        self.refuse(
             f"has another entry {entry.seq} ({entry.kind}) than the one anchored at {self.anchors.url}: it was copied "
             f"or restored, and the other copy went on"
         )
 
-    def _refuse(self, what: str) -> NoReturn:
+    def refuse(self, what: str) -> NoReturn:
+        """Refuse this, and everything after it.
+
+        Raises:
+            LedgerRewound: always.
+        """
         self._refusal = f"the ledger {self._database.shown} {what}; {_NEXT_STEP}"
         raise LedgerRewound(self._refusal)

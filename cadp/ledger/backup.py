@@ -25,7 +25,7 @@ from cadp.ledger.chain import head
 from cadp.ledger.copying import copy_ledger
 from cadp.ledger.engine import Database
 from cadp.ledger.migrate import require_ledger
-from cadp.ledger.sqlite import sync_folder
+from cadp.ledger.sqlite import blocked, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _staged(target: Path) -> Iterator[Path]:
             for suffix in ("", "-journal"):
                 Path(f"{fresh}{suffix}").unlink(missing_ok=True)
     except OSError as error:
-        raise SettingsError(f"cannot write the backup {target}: {error.strerror}") from error
+        raise SettingsError(f"cannot write the backup {target}: {blocked(target, error)}") from error
 
 
 def _link(fresh: Path, target: Path) -> None:
@@ -170,11 +170,17 @@ def _taken(target: Path) -> LedgerError:
 @contextmanager
 def _file(path: Path, mode: str) -> Iterator[Connection]:
     """One transaction in an SQLite file that no other process writes: no write-ahead log, so any disk will do."""
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError) as error:
+        raise LedgerError(f"the backup {path} cannot be looked for: {error}") from error
+    if not there:
         raise LedgerMissing(f"there is no backup at {path}: give the path of a file from `cadp budget backup`")
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode={mode}", uri=True, isolation_level=None)
+        return sqlite3.connect(
+            f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}", uri=True, isolation_level=None
+        )
 
     def explain(context: ExceptionContext) -> None:
         raise LedgerError(f"the backup {path}: {context.original_exception}") from context.original_exception

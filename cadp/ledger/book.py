@@ -30,6 +30,7 @@ class Book:
         charges: by id, in the order in which they were made.
         lost_seals: charges whose seals a recovery lost.
         reentered: numbers of the entries that came back from their anchors.
+        at: when the ledger was made, ISO 8601 UTC.
         schema: the schema that the newest `upgrade` entry names, or empty.
         problems: what no entry may say, with its number.
     """
@@ -39,9 +40,11 @@ class Book:
         self.charges: dict[str, Paid] = {}
         self.lost_seals: set[str] = set()
         self.reentered: set[int] = set()
+        self.at = ""
         self.schema = ""
         self.problems: list[str] = []
         self._releases: dict[str, list[str]] = {}
+        self._sources: set[str] = set()
         self._closed: set[str] = set()
         self._keys: dict[tuple[str, str], str] = {}
         self._touched: dict[int, str] = {}
@@ -51,9 +54,9 @@ class Book:
 
     def read(self, entry: Entry) -> None:
         """Take the next entry in."""
-        value = entry.value
         self._kinds[entry.seq] = entry.kind
         try:
+            value = entry.value
             self._take(entry.kind, entry.seq, str(value["at"]), value["body"])
         except (LedgerError, PrivacyError) as error:
             self.problems.append(self._named(entry.seq, str(error)))
@@ -89,7 +92,7 @@ class Book:
             raise LedgerError("the first entry, and no other, makes the ledger")
         match kind:
             case "ledger":
-                pass
+                self.at = at
             case "population":
                 self._population(seq, at, body)
             case "charge":
@@ -115,8 +118,9 @@ class Book:
         name, (caps, cap_delta_atto) = body["name"], _caps(body["epsilon"], body["delta"])
         if name in self.populations:
             raise LedgerError(f"population {name} was made before")
-        if any(other.body["source_hmac"] == body["source_hmac"] for other in self.populations.values()):
+        if body["source_hmac"] in self._sources:
             raise LedgerError(f"the source of population {name} is bound to another")
+        self._sources.add(body["source_hmac"])
         self.populations[name] = Owed(seq, at, body, tuple(body["caps"]), body["cap_delta_atto"])
         if (tuple(body["caps"]), body["cap_delta_atto"]) != (caps, cap_delta_atto) or body["orders"] != orders_text():
             raise LedgerError(f"the caps of population {name} are not those of its limit")
@@ -146,7 +150,7 @@ class Book:
         charge = self.charges[identity]
         self._touched[seq] = identity
         if kind == "finish":
-            charge.finished, charge.ranges = seq, int(body["ranges"])
+            charge.finished, charge.ranges, charge.seals = seq, int(body["ranges"]), body.get("seals")
         if kind == "answer":
             charge.answered, charge.answered_at, charge.answer = seq, at, body["answer"]
         self._step(identity, State.RUNNING if kind == "begin" else State.SEALED)
@@ -169,7 +173,8 @@ class Book:
     def _recover(self, seq: int, body: Mapping[str, Any]) -> None:
         first, last = body["reentered"]
         between = {self._kinds.get(number) for number in range(last + 1, seq)}
-        if not 1 <= first <= last < seq or not between <= {"upgrade"}:
+        # None at all (first = last + 1) if it was leases that were forgotten.
+        if not 1 <= first <= last + 1 <= seq or not between <= {"upgrade"}:
             raise LedgerError(f"it cannot bring back entries {first} to {last}")
         fate = self.fate(first, last)
         self.reentered |= set(range(first, last + 1))

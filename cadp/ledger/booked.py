@@ -51,6 +51,7 @@ class Paid:
         state: where it stands.
         finished: the entry that closed its ranges, or None.
         ranges: how many those are, or None.
+        seals: the digest over their seals, or None: an earlier version recorded none.
         answered: the entry that recorded its answer, or None.
         answered_at: when, or empty.
         answer: the answer, or None.
@@ -63,6 +64,7 @@ class Paid:
     state: State = State.RESERVED
     finished: int | None = None
     ranges: int | None = None
+    seals: str | None = None
     answered: int | None = None
     answered_at: str = ""
     answer: Mapping[str, Any] | None = None

@@ -1,25 +1,26 @@
-"""What a population has spent, what is left, who holds it, and the words of a refusal.
+"""What a population has spent, what is left, who holds it, and what a charge would do to it.
 
 ε's of parts do not add up to the ε of the whole (curves do), so every figure here is the ε of a sum of curves at the
 limit's δ: `left` is the limit less the ε of everything charged, `reserved` what unfinished releases add to the finished
 ones, and what a request would cost is the ε after it.
 """
 
-import json
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, select
 
 from cadp.ledger import schema
 from cadp.ledger.accounts import Account, read_account
+from cadp.ledger.figures import figure
+from cadp.ledger.parsing import parsed
 from cadp.ledger.populations import Population, find_population
-from cadp.ledger.states import State
+from cadp.ledger.states import State, stored_state
 from cadp.privacy.accountant import Curve
-from cadp.privacy.plain_words import scientific
+
+__all__ = ["Budget", "Quote", "Share", "figure", "held_by", "quote", "quoted", "read_budget"]
 
 _FINAL = (State.PUBLISHED, State.BURNED)
+_ATTO = 1e18
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,16 @@ class Share:
         epsilon: the ε of its own charges alone, at the limit's δ.
         charges: how many count.
         states: their states, each once, in the order of the state machine.
+        keys: what they are for, the first to be charged first.
+        additive_delta: what their samplers have taken of δ.
     """
 
     release: str
     epsilon: float
     charges: int
     states: tuple[State, ...]
+    keys: tuple[str, ...]
+    additive_delta: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Budget:
         reserved: `charged` less `spent`: what releases hold that are not finished.
         left: the limit less `charged`; never negative.
         spent_additive_delta: what samplers have taken of δ.
+        additive_delta_cap: the most that they may take of it.
+        additive_delta_left: what they have left of that.
         releases: who holds it, the first to charge first; their ε's do not add up to `charged`.
     """
 
@@ -65,20 +72,25 @@ class Budget:
     reserved: float
     left: float
     spent_additive_delta: float
+    additive_delta_cap: float
+    additive_delta_left: float
     releases: tuple[Share, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a charge would do to a budget, before it is made.
+    """What a charge would do to a budget, before it is made: to its ε, and to its additive δ, which has its own cap.
 
     Attributes:
         population: whose budget.
-        alone: ε of the request by itself.
+        alone: ε of the request by itself, whatever additive δ it asks for.
         before: ε of what is charged.
-        after: ε of that and the request; infinite if no ε holds at this δ.
+        after: ε of that and the request; infinite if no order of its curve is finite.
         limit: the limit's ε.
         delta: the limit's δ, and the δ of every ε here.
+        delta_atto: additive δ of the request, in 1e-18.
+        spent_delta_atto: additive δ of what is charged, in 1e-18.
+        cap_delta_atto: the most of it, in 1e-18.
         fits: whether the ledger would accept it now.
     """
 
@@ -88,6 +100,9 @@ class Quote:
     after: float
     limit: float
     delta: float
+    delta_atto: int
+    spent_delta_atto: int
+    cap_delta_atto: int
     fits: bool
 
 
@@ -107,7 +122,9 @@ def read_budget(connection: Connection, name: str, release: str | None = None) -
         spent=spent,
         reserved=max(0.0, round(charged - spent, 6)),
         left=max(0.0, round(population.epsilon - charged, 6)),
-        spent_additive_delta=account.spent.delta_atto / 1e18,
+        spent_additive_delta=account.spent.delta_atto / _ATTO,
+        additive_delta_cap=account.cap_delta_atto / _ATTO,
+        additive_delta_left=(account.cap_delta_atto - account.spent.delta_atto) / _ATTO,
         releases=tuple(share for share in shares if release in (None, share.release)),
     )
 
@@ -116,26 +133,33 @@ def _final(connection: Connection, population_id: int) -> Curve:
     """Return the sum of the charges that nothing can change any more."""
     table = schema.charges.c
     query = select(table.curve).where(table.population_id == population_id, table.state.in_(_FINAL))
-    return sum((Curve.from_json(json.loads(text)) for text in connection.scalars(query)), Curve.zero())
+    costs = (parsed("`curve` of a charge", text, Curve.from_json) for text in connection.scalars(query))
+    return sum(costs, Curve.zero())
 
 
 def held_by(connection: Connection, population: Population) -> list[Share]:
     """Return the releases whose charges count, the first to charge first."""
+    table = schema.charges.c
     query = (
-        select(schema.charges.c.release, schema.charges.c.curve, schema.charges.c.state)
+        select(table.release, table.key, table.curve, table.state)
         .join(schema.populations)
-        .where(schema.populations.c.name == population.name, schema.charges.c.state != State.VOIDED)
-        .order_by(schema.charges.c.seq)
+        .where(schema.populations.c.name == population.name, table.state != State.VOIDED)
+        .order_by(table.seq)
     )
-    held: dict[str, list[tuple[Curve, State]]] = {}
+    costs: dict[str, Curve] = {}
+    held: dict[str, list[tuple[str, State]]] = {}
     for row in connection.execute(query):
-        held.setdefault(row.release, []).append((Curve.from_json(json.loads(row.curve)), State(row.state)))
+        cost = parsed(f"`curve` of a charge of {row.release}", row.curve, Curve.from_json)
+        costs[row.release] = costs[row.release] + cost if row.release in costs else cost
+        held.setdefault(row.release, []).append((row.key, stored_state(row.state)))
     return [
         Share(
             release=release,
-            epsilon=sum((cost for cost, _ in parts), Curve.zero()).epsilon(population.delta),
+            epsilon=costs[release].epsilon(population.delta),
             charges=len(parts),
             states=tuple(state for state in State if any(state is found for _, found in parts)),
+            keys=tuple(key for key, _ in parts),
+            additive_delta=costs[release].delta_atto / _ATTO,
         )
         for release, parts in held.items()
     ]
@@ -150,42 +174,19 @@ def quote(connection: Connection, name: str, cost: Curve) -> Quote:
 def quoted(population: Population, account: Account, cost: Curve) -> Quote:
     """Return what a charge of `cost` would do."""
     total = account.spent + cost
+    # The additive δ is a column of its own: beyond its cap no ε holds, whatever the orders have left.
+    alone, before, after = (
+        replace(part, delta_atto=0).epsilon(population.delta) for part in (cost, account.spent, total)
+    )
     return Quote(
         population=population.name,
-        alone=cost.epsilon(population.delta),
-        before=account.spent.epsilon(population.delta),
-        after=total.epsilon(population.delta),
+        alone=alone,
+        before=before,
+        after=after,
         limit=population.epsilon,
         delta=population.delta,
+        delta_atto=cost.delta_atto,
+        spent_delta_atto=account.spent.delta_atto,
+        cap_delta_atto=account.cap_delta_atto,
         fits=account.admits(total),
     )
-
-
-def refusal(release: str, key: str, quote: Quote, held: Iterable[Share]) -> str:
-    """Return the words of a refusal: requested, left, difference, who holds the budget, and what to do."""
-    holders = ", ".join(f"{s.release} {figure(s.epsilon)} ({'/'.join(s.states)})" for s in held) or "nobody"
-    if math.isinf(quote.after):
-        at = scientific(quote.delta)
-        excess = f"no ε holds at δ {at} (more additive δ than the limit allows, or no finite Rényi order)"
-    else:
-        excess = f"ε would become {figure(quote.after)}, {figure(quote.after - quote.limit)} too much"
-    return (
-        f"population {quote.population} cannot pay for {key} of release {release}: "
-        f"asked {figure(quote.after - quote.before)} more (ε {figure(quote.alone)} alone), "
-        f"left {figure(max(0.0, quote.limit - quote.before))}; {excess}. "
-        f"Spent ε {figure(quote.before)}, limit ε {figure(quote.limit)} at δ {scientific(quote.delta)}; "
-        f"held by (ε of each alone): {holders}. Nothing was charged. Spend less in the spec (`cadp plan` shows each "
-        f"part), or release another population: this limit never rises"
-    )
-
-
-def figure(epsilon: float) -> str:
-    """Return an ε to the micro-nat that the ledger counts in, with at least two decimals.
-
-    >>> figure(8.0), figure(0.000001), figure(2.3456789)
-    ('8.00', '0.000001', '2.345679')
-    """
-    if math.isinf(epsilon):
-        return "∞"
-    whole, _, decimals = f"{epsilon:.6f}".partition(".")
-    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"

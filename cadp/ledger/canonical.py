@@ -18,9 +18,11 @@ def canonical(value: object) -> str:
         LedgerError: the value is not JSON.
     """
     try:
-        return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text.encode()  # half of a surrogate pair is text to Python, and to no database
+    except (TypeError, ValueError, RecursionError) as error:
         raise LedgerError(f"the ledger records plain JSON only: {error}") from error
+    return text
 
 
 def digest(text: str) -> str:

@@ -6,18 +6,20 @@ before it, and a nonce, so two copies of a ledger that do the same thing still d
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
+from cadp.errors import LedgerRewound
 from cadp.ledger import schema
 from cadp.ledger.canonical import canonical, digest, utc_now
 from cadp.ledger.written import written
 
 ENTRY_SCHEMA = 1
 GENESIS = "0" * 64
+_PARTS = {"schema", "ledger", "seq", "kind", "at", "nonce", "body", "prev"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,19 @@ class Entry:
 
     @property
     def value(self) -> dict[str, Any]:
-        """The entry, parsed."""
-        value: dict[str, Any] = json.loads(self.text)
+        """The entry, parsed.
+
+        Raises:
+            LedgerRewound: it is not what any version ever wrote.
+        """
+        try:
+            value = json.loads(self.text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or not value.keys() >= _PARTS or not isinstance(value["body"], dict):
+            raise LedgerRewound(
+                f"entry {self.seq} of the chain was changed: stop every writer and put back the newest copy"
+            )
         return value
 
     @property
@@ -51,7 +64,12 @@ class Entry:
     @property
     def anchor(self) -> bytes:
         """The anchor's bytes."""
-        return f'{{"entry":{self.text},"hash":"{self.hash}"}}\n'.encode()
+        return f'{{"entry":{self.text}'.encode() + anchor_end(self.hash)
+
+
+def anchor_end(digest: str) -> bytes:
+    """Return the last bytes of the anchor of the entry with this hash."""
+    return f',"hash":"{digest}"}}\n'.encode()
 
 
 def anchor_key(seq: int) -> str:
@@ -59,8 +77,15 @@ def anchor_key(seq: int) -> str:
     return f"{seq:08d}.json"
 
 
-def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int:
-    """Append an entry inside a write transaction and return its number."""
+def anchor_numbers(keys: Iterable[str]) -> list[int]:
+    """Return the numbers of the anchors among the keys of a ledger's store, ascending; other objects lie there too."""
+    digits = (key.removesuffix(".json") for key in keys)
+    found = ((key, int(key)) for key in digits if key.isascii() and key.isdigit())
+    return sorted(number for key, number in found if number > 0 and f"{key}.json" == anchor_key(number))
+
+
+def append(connection: Connection, kind: str, body: Mapping[str, object], at: str | None = None) -> int:
+    """Append an entry inside a write transaction and return its number; `at` is the time that its row has too."""
     fresh = written(connection).entries
     identity, last = _identity_and_head(connection)
     seq = 1 if last is None else last.seq + 1
@@ -70,7 +95,7 @@ def append(connection: Connection, kind: str, body: Mapping[str, object]) -> int
             "ledger": identity,
             "seq": seq,
             "kind": kind,
-            "at": utc_now(),
+            "at": at or utc_now(),
             "nonce": secrets.token_hex(8),
             "body": dict(body),
             "prev": GENESIS if last is None else last.hash,

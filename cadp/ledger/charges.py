@@ -1,21 +1,23 @@
 """Charges: what a release pays, once per key, before a mechanism reads anything."""
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, select
+from sqlalchemy import Connection, Row, Select, bindparam, literal_column, select, union_all
 
-from cadp.errors import BudgetExceeded, LedgerError
+from cadp.errors import LedgerError
 from cadp.ledger import notices, schema
 from cadp.ledger.accounts import Account, read_account, replace_total
-from cadp.ledger.budget import figure, held_by, quoted, refusal
+from cadp.ledger.budget import quoted
 from cadp.ledger.canonical import canonical, digest, name_text, plain, utc_now
 from cadp.ledger.chain import append
+from cadp.ledger.figures import attos, figure
+from cadp.ledger.parsing import mapping, parsed
 from cadp.ledger.populations import Population, find_owner, find_population
-from cadp.ledger.states import State, require_step
+from cadp.ledger.refusals import DoesNotFit
+from cadp.ledger.states import State, require_step, stored_state
 from cadp.privacy.accountant import Curve, Event, curve
 from cadp.privacy.plain_words import scientific
 
@@ -53,7 +55,7 @@ def make_charge(
     """Find the charge of this key, or make it if it fits.
 
     Raises:
-        BudgetExceeded: it does not fit; nothing is written.
+        DoesNotFit: as it says; nothing is written.
         LedgerError: the key is taken for something else, or the release is abandoned or published.
     """
     name_text("a release", release)
@@ -72,7 +74,7 @@ def make_charge(
     _refuse_closed(rows, release, State.PUBLISHED, "this version is published and its statement is final")
     total = account.spent + cost
     if not account.admits(total):
-        raise BudgetExceeded(refusal(release, key, quoted(owner, account, cost), held_by(connection, owner)))
+        raise DoesNotFit(release, key, quoted(owner, account, cost))
     identity = secrets.token_hex(8)
     values = {
         "id": identity,
@@ -96,7 +98,7 @@ def make_charge(
         "parameters_sha256": values["parameters_sha256"],
     }
     replace_total(connection, account, total)
-    seq = append(connection, "charge", body)
+    seq = append(connection, "charge", body, at=str(values["at"]))
     connection.execute(schema.charges.insert(), {**values, "population_id": population_id, "seq": seq})
     charge = Charge(
         id=identity,
@@ -131,6 +133,15 @@ def _tell(connection: Connection, charge: Charge, owner: Population, account: Ac
             f"{owner.name} has passed {share:.0%} of its limit: ε {limit}, left {left}",
             **about,
         )
+    spent, most = total.delta_atto, account.cap_delta_atto
+    if share := notices.crossed(account.spent.delta_atto, spent, most):
+        notices.write(
+            connection,
+            "threshold",
+            f"{owner.name} has passed {share:.0%} of the additive δ that samplers may take: {attos(spent)} of "
+            f"{attos(most)}, left {attos(most - spent)}",
+            **about,
+        )
 
 
 def begin_charge(connection: Connection, charge_id: str) -> Charge:
@@ -146,15 +157,18 @@ def begin_charge(connection: Connection, charge_id: str) -> Charge:
     return replace(charge, state=State.RUNNING)
 
 
-_RELATED = (
-    select(schema.charges, schema.populations.c.name.label("population"))
-    .join(schema.populations)
-    .where(
-        (schema.charges.c.population_id == bindparam("of")) & (schema.charges.c.key == bindparam("key"))
-        | (schema.charges.c.release == bindparam("release"))
-        & schema.charges.c.state.in_((str(State.BURNED), str(State.PUBLISHED))),
-        schema.charges.c.state != str(State.VOIDED),
-    )
+_WITH_NAME = select(schema.charges, schema.populations.c.name.label("population")).join(schema.populations)
+# The states stand in the text of the statement: a partial index serves no condition that is only known later.
+_RELATED = union_all(
+    _WITH_NAME.where(
+        schema.charges.c.population_id == bindparam("of"),
+        schema.charges.c.key == bindparam("key"),
+        schema.charges.c.state != literal_column(f"'{State.VOIDED}'"),
+    ),
+    _WITH_NAME.where(
+        schema.charges.c.release == bindparam("release"),
+        schema.charges.c.state.in_([literal_column(f"'{end}'") for end in (State.BURNED, State.PUBLISHED)]),
+    ),
 )
 """What a new charge has to look at: the live charge of its key, and charges that close its release."""
 
@@ -218,7 +232,7 @@ def counted(charges: Sequence[Charge]) -> Curve:
 
 
 def _charges() -> Select[Any]:
-    return select(schema.charges, schema.populations.c.name.label("population")).join(schema.populations)
+    return _WITH_NAME
 
 
 def _charge(row: Row[Any]) -> Charge:
@@ -227,10 +241,10 @@ def _charge(row: Row[Any]) -> Charge:
         population=row.population,
         release=row.release,
         key=row.key,
-        event=Event.from_json(json.loads(row.event)),
-        curve=Curve.from_json(json.loads(row.curve)),
-        state=State(row.state),
-        parameters=json.loads(row.parameters),
+        event=parsed(f"`event` of charge {row.id}", row.event, Event.from_json),
+        curve=parsed(f"`curve` of charge {row.id}", row.curve, Curve.from_json),
+        state=stored_state(row.state),
+        parameters=parsed(f"`parameters` of charge {row.id}", row.parameters, mapping),
         at=row.at,
     )
 

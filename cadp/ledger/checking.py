@@ -1,22 +1,22 @@
 """The audit of a ledger: the chain is the book, and everything else must follow from it."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection
 
 from cadp.errors import LedgerError, LedgerRewound
-from cadp.ledger import schema
-from cadp.ledger.accounts import headroom, read_account
 from cadp.ledger.anchored import fetch
 from cadp.ledger.book import Book
-from cadp.ledger.booked import Paid
-from cadp.ledger.canonical import canonical, digest
-from cadp.ledger.chain import ENTRY_SCHEMA, GENESIS, Entry, anchor_key
-from cadp.ledger.states import State
+from cadp.ledger.canonical import digest
+from cadp.ledger.chain import ENTRY_SCHEMA, GENESIS, Entry, anchor_key, anchor_numbers, entries
+from cadp.ledger.comparing import differences
+from cadp.ledger.rows import Tables, read_tables
+from cadp.ledger.tokens import forgotten
 from cadp.store import Store
+
+_MOST = 20
+"""How many wrong links or anchors are named."""
 
 
 class Inconsistent(LedgerError):
@@ -37,143 +37,101 @@ class Checked:
     seals: int
 
 
-def check(
-    connection: Connection, links: list[Entry], anchors: Store, anchored: list[str], damage: Sequence[str] = ()
-) -> Checked:
-    """Check the chain, every anchor, and the tables against the chain, in one snapshot.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one snapshot of the database holds.
+
+    Attributes:
+        links: the chain.
+        tables: everything else that is checked.
+        damage: what the database itself found wrong.
+        forgotten: ranges of running charges of which a newer token was given than it knows.
+    """
+
+    links: list[Entry]
+    tables: Tables
+    damage: list[str]
+    forgotten: list[tuple[str, int]]
+
+
+def see(
+    connection: Connection, problems: Callable[[Connection], Iterable[str]], given: Mapping[tuple[str, int], int]
+) -> Seen:
+    """Read a ledger; nothing is compared yet, so that no snapshot stays open while the anchors are fetched.
+
+    `given` are the newest tokens that were anchored before.
+    """
+    return Seen(
+        links=list(entries(connection)),
+        tables=read_tables(connection),
+        damage=list(problems(connection)),
+        forgotten=forgotten(connection, given),
+    )
+
+
+def check(seen: Seen, identity: str, anchors: Store, anchored: Iterable[str]) -> Checked:
+    """Check the chain, every anchor, and the tables against the chain.
 
     Every curve is computed again from its event, every cap from its limit, every sum from its charges.
 
-    Other processes may go on meanwhile: `anchored` is what was listed before the snapshot that `links` opened.
-    `damage` is what the database itself found wrong.
+    Args:
+        seen: the ledger. Other processes may go on meanwhile.
+        identity: which ledger it is.
+        anchors: where this ledger's anchors are; every entry that was seen has one by now.
+        anchored: the keys that were listed there before the snapshot was taken.
 
     Raises:
-        LedgerRewound: a link or an anchor is missing or differs.
+        LedgerRewound: a link or an anchor is missing or differs; the tables have nothing to be compared with then.
         Inconsistent: the tables are not what the chain says; every difference is listed.
     """
-    _check_links(links, str(connection.scalar(select(schema.ledger.c.id))))
-    _check_anchors(links, anchors, anchored)
-    book = Book(links)
-    problems = [*damage, *book.problems, *differences(connection, book)]
+    broken = [
+        *_links(seen.links, identity),
+        *_anchors(seen.links, anchors, anchored),
+        *(
+            f"range {index} of charge {charge} has lost a lease: an older copy was restored"
+            for charge, index in seen.forgotten
+        ),
+    ]
+    if broken:
+        more = [f"{len(broken) - _MOST} more entries or anchors are not as they were"] if len(broken) > _MOST else []
+        raise LedgerRewound("; ".join([*broken[:_MOST], *more, *seen.damage]))
+    book = Book(seen.links)
+    problems = [*seen.damage, *book.problems, *differences(seen.tables, book)]
     if problems:
         raise Inconsistent(problems)
-    seals = len(connection.execute(select(schema.seals.c.charge_id)).all())
-    return Checked(entries=len(links), populations=len(book.populations), charges=len(book.charges), seals=seals)
+    return Checked(
+        entries=len(seen.links),
+        populations=len(book.populations),
+        charges=len(book.charges),
+        seals=len(seen.tables.seals),
+    )
 
 
-def differences(connection: Connection, book: Book) -> Iterator[str]:
-    """Yield what the tables say otherwise than the book."""
-    yield from _populations(connection, book)
-    yield from _charges(connection, book)
-    yield from _answers(connection, book)
-    yield from _accounts(connection, book)
-    yield from _seals(connection, book)
-
-
-def _check_links(links: list[Entry], identity: str) -> None:
+def _links(links: list[Entry], identity: str) -> Iterator[str]:
+    """Yield every link that is not what its hash, its number and the one before it say."""
     previous = GENESIS
     for seq, link in enumerate(links, start=1):
-        value = link.value
-        said = (value["schema"], value["ledger"], value["seq"], value["kind"], value["prev"])
-        if link.hash != digest(link.text) or said != (ENTRY_SCHEMA, identity, seq, link.kind, previous):
-            raise LedgerRewound(f"entry {seq} of the chain was changed or removed: put back the newest copy")
+        if link.hash != digest(link.text) or not _is_said(link, identity, seq, previous):
+            yield f"entry {seq} of the chain was changed or removed: put back the newest copy"
         previous = link.hash
 
 
-def _check_anchors(links: list[Entry], anchors: Store, anchored: list[str]) -> None:
+def _is_said(link: Entry, identity: str, seq: int, previous: str) -> bool:
+    try:
+        value = link.value
+    except LedgerRewound:
+        return False
+    said = (value["schema"], value["ledger"], value["seq"], value["kind"], value["prev"])
+    return link.seq == seq and said == (ENTRY_SCHEMA, identity, seq, link.kind, previous)
+
+
+def _anchors(links: list[Entry], anchors: Store, anchored: Iterable[str]) -> Iterator[str]:
     for link, found in zip(links, fetch(anchors, (link.anchor_key for link in links)), strict=True):
         if found is None:
-            raise LedgerRewound(f"the anchor of entry {link.seq} is missing at {anchors.url}")
-        if found != link.anchor:
-            raise LedgerRewound(f"the anchor of entry {link.seq} at {anchors.url} is another entry's")
-    beyond = sorted(key for key in anchored if key > anchor_key(len(links)))
+            yield f"the anchor of entry {link.seq} is missing at {anchors.url}"
+        elif found != link.anchor:
+            yield f"the anchor of entry {link.seq} at {anchors.url} is another entry's"
+    beyond = [number for number in anchor_numbers(anchored) if number > len(links)]
     if beyond:
-        raise LedgerRewound(f"{anchors.url} has {len(beyond)} anchors beyond entry {len(links)}, the first {beyond[0]}")
-
-
-def _populations(connection: Connection, book: Book) -> Iterator[str]:
-    found = {row.name: row for row in connection.execute(select(schema.populations))}
-    yield from _names("population", set(found), set(book.populations))
-    for name, owed in book.populations.items():
-        row, columns = found.get(name), owed.body.keys() - {"caps", "cap_delta_atto"}
-        if row and (row.seq != owed.seq or any(getattr(row, key) != owed.body[key] for key in columns)):
-            yield f"population {name} was changed"
-
-
-def _charges(connection: Connection, book: Book) -> Iterator[str]:
-    query = select(schema.charges, schema.populations.c.name.label("population")).join(schema.populations)
-    found = {row.id: row for row in connection.execute(query)}
-    yield from _names("charge", set(found), set(book.charges))
-    for identity, charge in book.charges.items():
-        row = found.get(identity)
-        if row is None:
-            continue
-        if not _is_said(row, charge, reentered=charge.seq in book.reentered):
-            yield f"charge {identity} was changed"
-        if row.state != charge.state:
-            yield f"charge {identity} is {row.state}, the chain says {charge.state}"
-
-
-def _is_said(row: Row[Any], charge: Paid, *, reentered: bool) -> bool:
-    body = charge.body
-    named = (row.seq, row.population, row.release, row.key, row.parameters_sha256)
-    said = (charge.seq, *(body[key] for key in ("population", "release", "key", "parameters_sha256")))
-    # What an older version's anchor does not hold did not come back with it.
-    unknown = reentered and "parameters" not in body and row.parameters == canonical({})
-    costs = (row.event, row.curve) == (canonical(body["event"]), canonical(charge.cost.to_json()))
-    return named == said and costs and (unknown or digest(row.parameters) == row.parameters_sha256)
-
-
-def _answers(connection: Connection, book: Book) -> Iterator[str]:
-    found = {row.charge_id: row for row in connection.execute(select(schema.answers))}
-    said = {identity: charge for identity, charge in book.charges.items() if charge.answer is not None}
-    yield from _names("answer", set(found), set(said))
-    for identity, charge in said.items():
-        row = found.get(identity)
-        if row and (row.seq, json.loads(row.answer)) != (charge.answered, charge.answer):
-            yield f"the answer of charge {identity} was changed"
-
-
-def _accounts(connection: Connection, book: Book) -> Iterator[str]:
-    rows = connection.execute(select(schema.accounts, schema.populations.c.name).join(schema.populations)).all()
-    yield from _names("the account of population", {row.name for row in rows}, set(book.populations))
-    for row in rows:
-        account, owed = read_account(connection, row.population_id), book.populations.get(row.name)
-        if owed is None:
-            continue
-        if (account.caps, account.cap_delta_atto) != (owed.caps, owed.cap_delta_atto):
-            yield f"the caps of population {row.name} were changed"
-        total = owed.total.curve
-        if account.spent != total:
-            yield f"population {row.name} does not add up: its total is not the sum of its charges"
-        if (row.spent_delta_atto, row.headroom) != (total.delta_atto, str(headroom(total, owed.caps))):
-            yield f"what population {row.name} has left was changed"
-        if owed.is_over:
-            yield f"population {row.name} is over its limit"
-
-
-def _seals(connection: Connection, book: Book) -> Iterator[str]:
-    sealed: dict[str, set[int]] = {}
-    query = select(schema.seals, schema.ranges.c.token.label("newest")).join(schema.ranges)
-    for row in connection.execute(query):
-        sealed.setdefault(row.charge_id, set()).add(row.range_id)
-        if row.token > row.newest:
-            yield f"range {row.range_id} of charge {row.charge_id} was sealed under a token that nobody had"
-    for identity in sealed:
-        charge = book.charges.get(identity)
-        if charge is None or charge.state in (State.RESERVED, State.VOIDED):
-            yield f"charge {identity} has seals but never began"
-    for identity, charge in book.charges.items():
-        if charge.ranges is None:
-            continue
-        found = sealed.get(identity, set())
-        if found != (set() if identity in book.lost_seals else set(range(charge.ranges))):
-            lost = ", which a recovery lost" if identity in book.lost_seals else ""
-            yield f"charge {identity} finished with {charge.ranges} ranges{lost}, {len(found)} have a seal"
-
-
-def _names(what: str, found: set[str], said: set[str]) -> Iterator[str]:
-    for name in sorted(said - found):
-        yield f"{what} {name} is missing"
-    for name in sorted(found - said):
-        yield f"{what} {name} is in no entry"
+        first = anchor_key(beyond[0])
+        yield f"{anchors.url} has {len(beyond)} anchors beyond entry {len(links)}, the first {first}"

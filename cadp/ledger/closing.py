@@ -1,6 +1,5 @@
 """How charges end: a gate's one answer, and a release that is published or abandoned."""
 
-import json
 from collections.abc import Mapping
 
 from sqlalchemy import Connection, select
@@ -10,6 +9,7 @@ from cadp.ledger import notices, schema
 from cadp.ledger.canonical import canonical, name_text, plain, utc_now
 from cadp.ledger.chain import append
 from cadp.ledger.charges import Charge, find_charges, get_charge, set_state
+from cadp.ledger.parsing import mapping, parsed
 from cadp.ledger.states import State, require_step
 
 
@@ -24,10 +24,9 @@ def record_answer(connection: Connection, charge_id: str, answer: Mapping[str, o
         return recorded
     require_step(charge_id, get_charge(connection, charge_id).state, State.SEALED)
     value = plain(answer)
-    seq = append(connection, "answer", {"charge": charge_id, "answer": value})
-    connection.execute(
-        schema.answers.insert().values(charge_id=charge_id, answer=canonical(value), at=utc_now(), seq=seq)
-    )
+    now = utc_now()
+    seq = append(connection, "answer", {"charge": charge_id, "answer": value}, at=now)
+    connection.execute(schema.answers.insert().values(charge_id=charge_id, answer=canonical(value), at=now, seq=seq))
     set_state(connection, [charge_id], State.SEALED)
     return value
 
@@ -37,8 +36,7 @@ def find_answer(connection: Connection, charge_id: str) -> dict[str, object] | N
     text = connection.scalar(select(schema.answers.c.answer).where(schema.answers.c.charge_id == charge_id))
     if text is None:
         return None
-    value: dict[str, object] = json.loads(text)
-    return value
+    return parsed(f"the answer of charge {charge_id}", text, mapping)
 
 
 def publish_release(connection: Connection, release: str) -> None:

@@ -1,10 +1,10 @@
 """Where a database's chain leaves the anchored one, and what bringing it back does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cadp.errors import LedgerRewound
+from cadp.errors import LedgerError, LedgerRewound
 from cadp.ledger.book import Book
 from cadp.ledger.chain import Entry
 
@@ -65,7 +65,7 @@ def compare(local: list[Entry], truth: list[Entry]) -> Difference | None:
     known = set(truth)
     dropped = [entry for entry in local[common:] if entry not in known]
     # A recovery that lost its anchor brought entries back but its burning goes with it: it is done again from there.
-    again = (_body(entry)["reentered"][0] for entry in dropped if entry.kind == "recover")
+    again = (_reentered_from(entry) for entry in dropped if entry.kind == "recover")
     return Difference(common, min([common + 1, *again]), truth[common:], dropped)
 
 
@@ -83,6 +83,19 @@ def anchored_book(truth: list[Entry]) -> Book:
     return book
 
 
+def require_shown(found: Recovery, shown: Recovery | None) -> None:
+    """Refuse to do anything else than what somebody was shown and has agreed to.
+
+    Raises:
+        LedgerError: it is something else by now.
+    """
+    if shown is not None and replace(found, entry=None) != replace(shown, entry=None):
+        raise LedgerError(
+            "others went on meanwhile, so recovering would do something else than what was shown, and nothing was "
+            "recovered: stop every writer and look again (`cadp budget recover`)"
+        )
+
+
 def outcome(book: Book, found: Difference) -> Recovery:
     """Return what bringing the missing entries back does; `book` has read them."""
     last = found.common + len(found.missing)
@@ -97,12 +110,19 @@ def outcome(book: Book, found: Difference) -> Recovery:
 
 
 def _described(entry: Entry) -> dict[str, object]:
-    body = _body(entry)
+    try:
+        body: Mapping[str, Any] = entry.value["body"]
+    except LedgerRewound:
+        body = {}  # it was changed, and is dropped whatever it said
     charge = body.get("charge", body.get("id"))
     about = {} if charge is None or entry.kind == "ledger" else {"charge": charge}
     return {"seq": entry.seq, "kind": entry.kind, **about}
 
 
-def _body(entry: Entry) -> Mapping[str, Any]:
-    body: Mapping[str, Any] = entry.value["body"]
-    return body
+def _reentered_from(entry: Entry) -> int:
+    """Return where the recovery that an entry tells of began; the very first entry if the entry was changed."""
+    try:
+        first = entry.value["body"]["reentered"][0]
+    except (LedgerRewound, KeyError, TypeError, IndexError):
+        return 1
+    return first if type(first) is int and first > 0 else 1

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
 from cadp.errors import BudgetExceeded, LedgerError, LedgerMissing, LedgerRewound
-from cadp.ledger import backup, budget, charges, checking, closing, notices, populations, ranges, recovery
+from cadp.ledger import backup, budget, charges, checking, closing, notices, populations, ranges, recovery, tokens
 from cadp.ledger.anchors import CLAIM, AnchoredChain
 from cadp.ledger.budget import Budget, Quote
 from cadp.ledger.chain import Entry, entries
@@ -18,10 +18,12 @@ from cadp.ledger.checking import Checked
 from cadp.ledger.divergence import Recovery
 from cadp.ledger.engine import Database
 from cadp.ledger.migrate import create_ledger, require_current
+from cadp.ledger.newest import newest_changes
 from cadp.ledger.notices import Notice
 from cadp.ledger.opening import database_at
 from cadp.ledger.populations import Population
 from cadp.ledger.ranges import Lease, Seal
+from cadp.ledger.refusals import DoesNotFit, explained
 from cadp.ledger.upgrading import upgrade_ledger
 from cadp.ledger.written import written
 from cadp.privacy.accountant import Event, curve
@@ -121,7 +123,7 @@ class Ledger:
             return recovery.survey(database, anchors, rebuild=rebuild)
 
     @classmethod
-    def recover(cls, url: str, anchors: Store, *, rebuild: bool = False) -> Recovery:
+    def recover(cls, url: str, anchors: Store, *, rebuild: bool = False, shown: Recovery | None = None) -> Recovery:
         """Bring back from the anchors what a restored, copied or lost ledger has forgotten; `open` works after it.
 
         Everything anchored counts again; whatever was at work is burned. Nothing missing changes nothing.
@@ -130,14 +132,16 @@ class Ledger:
             url: as for `open`; a ledger that `open` refuses may lie there.
             anchors: where its anchors are.
             rebuild: make the ledger anew from its anchors: there is no copy of it.
+            shown: what `survey` returned, if somebody has agreed to that and to nothing else.
 
         Raises:
             LedgerMissing: there is no ledger, and `rebuild` was not asked for.
             LedgerRewound: the anchors are broken or another ledger's.
-            LedgerError: `rebuild` was asked for and there is a ledger; or its tables contradict its own chain.
+            LedgerError: `rebuild` was asked for and there is a ledger; its tables contradict its own chain; or it would
+                do something else than `shown`.
         """
         with _database(url) as database:
-            return recovery.recover(database, anchors, rebuild=rebuild)
+            return recovery.recover(database, anchors, rebuild=rebuild, shown=shown)
 
     def __reduce__(self) -> tuple[type["Ledger"], tuple[str, Store]]:
         return (type(self), (self._url, self._anchors))
@@ -160,9 +164,19 @@ class Ledger:
     # Populations and their budgets
 
     def create_population(
-        self, name: str, *, unit: str, epsilon: float, delta: float, source_hmac: str, secret_fingerprint: str
+        self,
+        name: str,
+        *,
+        unit: str,
+        epsilon: float,
+        delta: float,
+        source_hmac: str,
+        secret_fingerprint: str,
+        refuse: Callable[[list[Population]], None] | None = None,
     ) -> Population:
         """Create a population with its limit, for ever; the same again is the same.
+
+        `refuse` sees every population there is, raises to refuse one more, and runs under the ledger's write lock.
 
         Raises:
             LedgerError: the name or the source has other parameters.
@@ -175,7 +189,7 @@ class Ledger:
             source_hmac=source_hmac,
             secret_fingerprint=secret_fingerprint,
         )
-        return self._record(lambda connection: populations.create_population(connection, wanted))
+        return self._record(lambda connection: populations.create_population(connection, wanted, refuse))
 
     def populations(self) -> list[Population]:
         """Return every population by name."""
@@ -221,9 +235,12 @@ class Ledger:
                     connection, population, release=release, key=key, event=event, parameters=parameters
                 )
             )
-        except BudgetExceeded as refusal:
-            self.note_refusal(population, release, str(refusal))
-            raise
+        except DoesNotFit as refused:
+            text, quote = str(refused), refused.quote
+            with suppress(LedgerError):
+                text = self._database.read(lambda connection: explained(connection, release, key, quote))
+            self.note_refusal(population, release, text)
+            raise BudgetExceeded(text) from None
 
     def note_refusal(self, population: str, release: str, text: str) -> None:
         """Note down the first sentence of a refusal. It stands whether or not it can be noted."""
@@ -260,9 +277,12 @@ class Ledger:
         self._chain.settle()
         self._chain.refuse_if_behind()
         clock = self._database.clock
-        return self._write(
+        lease = self._write(
             lambda connection: ranges.take_lease(connection, charge_id, range_id, owner, seconds, now=clock(connection))
         )
+        if not tokens.put_token(self._chain.anchors, lease):
+            self._refuse_token(lease, lease.token)
+        return lease
 
     def renew(self, lease: Lease) -> Lease:
         """Keep a lease for as long again from now.
@@ -281,6 +301,8 @@ class Ledger:
             SealConflict: the lease was lost or the range has another output: delete the object unread.
         """
         self._chain.guard()
+        if not tokens.is_newest(self._chain.anchors, lease) and not self._knows_newer(lease):
+            self._refuse_token(lease, lease.token + 1)
         return self._write(lambda connection: ranges.seal_range(connection, lease, key=key, sha256=sha256, facts=facts))
 
     def seals(self, charge_id: str) -> dict[int, Seal]:
@@ -328,6 +350,10 @@ class Ledger:
         """Return every entry of the chain, oldest first."""
         return self._database.read(lambda connection: list(entries(connection)))
 
+    def newest(self) -> dict[tuple[str, str], str]:
+        """Return when each (population, release) last changed what it holds, ISO 8601 UTC."""
+        return self._database.read(newest_changes)
+
     def notices(self, after: int = 0) -> list[Notice]:
         """Return what the operator was told beyond number `after`, oldest first."""
         return self._database.read(lambda connection: notices.find_notices(connection, after))
@@ -358,11 +384,21 @@ class Ledger:
         """
         self._chain.refuse_if_behind()
         anchored = [key for key, _ in self._chain.anchors.list()]
-        with self._database.reading() as connection:
-            links = list(entries(connection))
-            self._chain.settle()
-            damage = list(self._database.problems(connection))
-            return checking.check(connection, links, self._chain.anchors, anchored, damage)
+        # What it sees is read at once: a snapshot that stayed open while all anchors are fetched would be ended.
+        given = tokens.newest_tokens(anchored)
+        seen = self._database.read(lambda connection: checking.see(connection, self._database.problems, given))
+        self._chain.settle()
+        return checking.check(seen, self._chain.identity, self._chain.anchors, anchored)
+
+    def _knows_newer(self, lease: Lease) -> bool:
+        known = self._database.read(lambda connection: ranges.find_tokens(connection, lease.charge))
+        return known.get(lease.range_id, 0) > lease.token
+
+    def _refuse_token(self, lease: Lease, token: int) -> NoReturn:
+        self._chain.refuse(
+            f"forgot token {token} of range {lease.range_id} of charge {lease.charge}, which was given: an older copy "
+            f"was restored"
+        )
 
     def _record(self, work: Callable[[Connection], T]) -> T:
         """Run a transaction that may append to the chain; committed, anchored and told when this returns."""

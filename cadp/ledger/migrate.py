@@ -26,9 +26,9 @@ class Outdated(LedgerError):
 def create_ledger(connection: Connection) -> None:
     """Make every table, the ledger's identity and the first entry of its chain, inside the caller's transaction."""
     upgrade(connection)
-    identity = secrets.token_hex(16)
-    connection.execute(schema.ledger.insert().values(only=1, id=identity, at=utc_now()))
-    append(connection, "ledger", {"id": identity})
+    identity, now = secrets.token_hex(16), utc_now()
+    connection.execute(schema.ledger.insert().values(only=1, id=identity, at=now))
+    append(connection, "ledger", {"id": identity}, at=now)
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:

@@ -1,4 +1,7 @@
-"""Which file system a path lies on, as far as the kernel tells: SQLite's locks hold on a machine's own disks alone."""
+"""Which file system a path lies on, as far as the kernel tells.
+
+SQLite's locks hold on a machine's own disks alone, and what lies in memory is gone when the machine restarts.
+"""
 
 import os
 from pathlib import Path
@@ -15,6 +18,7 @@ _NETWORK_FUSE = frozenset((
     "mount-s3", "rclone", "s3fs", "smbnetfs", "sshfs",
 ))
 # fmt: on
+_MEMORY = frozenset(("tmpfs", "ramfs", "rootfs"))
 
 
 def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
@@ -22,10 +26,23 @@ def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
 
     A system that keeps no table of mounts (macOS, Windows) tells nothing.
     """
+    kind = _file_system(path, table)
+    plain, _, fuse = kind.partition(".")
+    return kind if plain in _NETWORK or (plain == "fuse" and fuse in _NETWORK_FUSE) else None
+
+
+def memory_file_system(path: Path, table: Path = _TABLE) -> str | None:
+    """Return the kind of file system in memory that `path` lies on or would be made on; None if it is another."""
+    kind = _file_system(path, table)
+    return kind if kind in _MEMORY else None
+
+
+def _file_system(path: Path, table: Path) -> str:
+    """Return the kind of file system that holds a path; empty where the system keeps no table of mounts."""
     try:
         mounts = [line.split() for line in table.read_text().splitlines()]
     except OSError:
-        return None
+        return ""
     real = os.path.realpath(path)
     # The longest mount point above the path holds it; of two at one point, the later one.
     found, kind = "", ""
@@ -34,8 +51,7 @@ def network_file_system(path: Path, table: Path = _TABLE) -> str | None:
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(found):
             found, kind = point, mount[2]
-    plain, _, fuse = kind.partition(".")
-    return kind if plain in _NETWORK or (plain == "fuse" and fuse in _NETWORK_FUSE) else None
+    return kind
 
 
 def _unescape(text: str) -> str:

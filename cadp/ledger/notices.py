@@ -57,7 +57,7 @@ def find_notices(connection: Connection, after: int = 0) -> list[Notice]:
 
 
 def crossed(before: float, after: float, limit: float) -> float | None:
-    """Return the highest share of `THRESHOLDS` that an ε has passed on its way from `before` to `after`, or None.
+    """Return the highest share of `THRESHOLDS` that an ε or an additive δ passed from `before` to `after`, or None.
 
     >>> crossed(1.0, 6.5, 8.0), crossed(6.5, 6.6, 8.0)
     (0.8, None)

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
@@ -13,8 +13,12 @@ from cadp.ledger import schema
 from cadp.ledger.accounts import Account, account_of, open_account
 from cadp.ledger.canonical import canonical, name_text, utc_now
 from cadp.ledger.chain import append
+from cadp.ledger.figures import figure
 from cadp.privacy.accountant import ORDERS, RELATION, cap, delta_cap
 from cadp.privacy.plain_words import scientific
+
+LEAST_EPSILON = 1e-6
+"""One micro-nat, the least that the ledger counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,10 @@ class Population:
     at: str
 
 
-def create_population(connection: Connection, wanted: Population) -> Population:
-    """Create a population, or find the same one.
+def create_population(
+    connection: Connection, wanted: Population, refuse: Callable[[list[Population]], None] | None = None
+) -> Population:
+    """Create a population, or find the same one; `refuse` sees the others before one is created, and may raise.
 
     Raises:
         LedgerError: the name or the source is taken, with other parameters; or the limit makes no sense.
@@ -52,10 +58,12 @@ def create_population(connection: Connection, wanted: Population) -> Population:
     row = connection.execute(select(schema.populations).where(schema.populations.c.name == wanted.name)).one_or_none()
     if row is not None:
         return _same(_population(row), wanted)
+    if refuse is not None:
+        refuse(list(all_populations(connection)))
     other = bound_to(connection, wanted.source_hmac)
     if other is not None:
         raise LedgerError(
-            f"this source is bound to population {other.name} already (limit ε {other.epsilon:g}, "
+            f"this source is bound to population {other.name} already (limit ε {figure(other.epsilon)}, "
             f"δ {scientific(other.delta)}): use that name; {wanted.name} would grant the same units a second budget"
         )
     values = {
@@ -69,11 +77,14 @@ def create_population(connection: Connection, wanted: Population) -> Population:
         "secret_fingerprint": wanted.secret_fingerprint,
     }
     caps, cap_delta_atto = cap(wanted.epsilon, wanted.delta), delta_cap(wanted.delta)
-    seq = append(connection, "population", {**values, "caps": caps, "cap_delta_atto": cap_delta_atto})
-    connection.execute(schema.populations.insert().values(**values, at=wanted.at, seq=seq))
+    # It may have waited for its turn since it was described.
+    made = replace(wanted, at=utc_now())
+    body = {**values, "caps": caps, "cap_delta_atto": cap_delta_atto}
+    seq = append(connection, "population", body, at=made.at)
+    connection.execute(schema.populations.insert().values(**values, at=made.at, seq=seq))
     population_id, _ = find_population(connection, wanted.name)
     open_account(connection, population_id, caps=caps, cap_delta_atto=cap_delta_atto)
-    return wanted
+    return made
 
 
 def describe(
@@ -155,8 +166,8 @@ def orders_text() -> str:
 def _validate(wanted: Population) -> None:
     for what in ("name", "unit", "source_hmac", "secret_fingerprint"):
         name_text(f"a population's {what}", getattr(wanted, what))
-    if not (math.isfinite(wanted.epsilon) and wanted.epsilon > 0):
-        raise LedgerError(f"a limit needs a finite ε above 0, not {wanted.epsilon!r}")
+    if not (math.isfinite(wanted.epsilon) and wanted.epsilon >= LEAST_EPSILON):
+        raise LedgerError(f"a limit needs a finite ε of at least {LEAST_EPSILON}, not {wanted.epsilon!r}")
     if not 0 < wanted.delta < 1:
         raise LedgerError(f"a limit needs a δ between 0 and 1, not {wanted.delta!r}")
 
@@ -170,8 +181,8 @@ def _same(found: Population, wanted: Population) -> Population:
     if differing:
         raise LedgerError(
             f"population {found.name} exists with other parameters: {'; '.join(differing)}. Its limit and its source "
-            f"can never change: go on under ε {found.epsilon:g}, δ {scientific(found.delta)} (`cadp budget show`); "
-            f"another source needs another name"
+            f"can never change: go on under ε {figure(found.epsilon)}, δ {scientific(found.delta)} "
+            f"(`cadp budget show`); another source needs another name"
         )
     return found
 

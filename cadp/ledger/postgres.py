@@ -6,6 +6,7 @@ writes until the commit: the transactions are serial. (Under REPEATABLE READ the
 Readers take a REPEATABLE READ snapshot and no lock.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cadp.errors import LedgerError, LedgerMissing, SettingsError
-from cadp.ledger import engine, schema
+from cadp.ledger import declared, engine, schema
 from cadp.ledger.address import Address
 from cadp.ledger.engine import Database, Unavailable
 
@@ -32,7 +33,6 @@ _SESSION = {
     "application_name": "cadp ledger",
     "lock_timeout": f"{engine.BUSY_SECONDS:.0f}s",
     "idle_in_transaction_session_timeout": "60s",
-    "default_transaction_isolation": "read committed",
     "client_encoding": "UTF8",
 }
 
@@ -48,6 +48,10 @@ _MEANING = {
     "XX001": "the database is damaged: stop all writers and put back the newest copy",
     "XX002": "an index is damaged: stop all writers, REINDEX and run `cadp budget verify`",
 }
+# The client itself refuses these before it reaches a server.
+_WRONG_OPTION = re.compile(
+    r"invalid connection option|invalid port number|invalid (integer|\S+) value|certificate file"
+)
 # Connection lost or refused, the server stops or starts, a serialization failure, a deadlock: done again.
 _AGAIN = ("08", "57P0", "40001", "40P01", "25P03")
 
@@ -71,6 +75,8 @@ class PostgresDatabase(Database):
         except (ImportError, NoSuchModuleError) as error:
             raise SettingsError("a ledger in PostgreSQL needs its driver: pip install 'cadp[postgres]'") from error
         super().__init__(address, made)
+        # Before SQLAlchemy asks the server anything: it cannot read the answers of some encodings.
+        event.listen(made, "connect", _require_utf8, insert=True)
         event.listen(made, "connect", _configure)
 
     def exists(self) -> bool:
@@ -93,23 +99,24 @@ class PostgresDatabase(Database):
         self._repeat(self._unlocked, once)
 
     def problems(self, connection: Connection) -> Iterator[str]:
-        """Yield constraints and indexes of the ledger's tables that the server does not enforce."""
-        unchecked = text(
-            "SELECT conrelid::regclass AS relation, conname FROM pg_constraint WHERE NOT convalidated "
-            "AND connamespace = current_schema()::regnamespace"
-        )
-        for row in connection.execute(unchecked):
-            yield f"constraint {row.conname} of {row.relation} was not validated"
-        invalid = text(
-            "SELECT indexrelid::regclass AS index FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
-            "WHERE NOT indisvalid AND relnamespace = current_schema()::regnamespace"
-        )
-        for row in connection.execute(invalid):
-            yield f"index {row.index} is not valid"
-        wanted = {str(item.name) for table in schema.metadata.tables.values() for item in table.constraints}
-        query = text("SELECT conname FROM pg_constraint WHERE connamespace = current_schema()::regnamespace")
-        for name in sorted(wanted - set(connection.scalars(query))):
-            yield f"constraint {name} is missing"
+        """Yield where the ledger's tables are not, or are not enforced, as the migrations declare them."""
+        try:
+            wanted = self._declared()
+        except Unavailable:
+            raise
+        except LedgerError as error:
+            yield f"the tables cannot be compared with fresh temporary ones, which this role has to make here: {error}"
+        else:
+            yield from declared.changes(declared.on_server(connection), wanted)
+
+    def _declared(self) -> declared.Declared:
+        """Describe what the migrations make on this server; nothing of it stays."""
+        with self._explained(), self.engine.connect() as connection:
+            transaction = connection.begin()
+            try:
+                return declared.on_server_anew(connection)
+            finally:
+                transaction.rollback()
 
     def clock(self, connection: Connection) -> float:
         """Return the server's clock, whatever the clocks of the workers say."""
@@ -123,14 +130,22 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def _locked(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection, connection.begin():
+        with self._read_committed() as connection:
             connection.execute(LOCK)
             yield connection
 
     @contextmanager
     def _unlocked(self) -> Iterator[Connection]:
-        with self._explained(), self.engine.connect() as connection, connection.begin():
+        with self._explained(), self._read_committed() as connection:
             yield connection
+
+    @contextmanager
+    def _read_committed(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            # Said for each transaction: the pool gives a connection back the database's own default, whatever that is.
+            connection.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
+                yield connection
 
     def _error(self, error: DBAPIError) -> LedgerError:
         code = str(getattr(error.orig, "sqlstate", None) or "")
@@ -144,6 +159,8 @@ class PostgresDatabase(Database):
         for known, meaning in _MEANING.items():
             if code == known or (not code and _refused(known, said)):
                 return LedgerError(f"the ledger {self.shown}: {said}; {meaning}")
+        if not code and _WRONG_OPTION.search(said):
+            return LedgerError(f"the ledger {self.shown}: {said}; the address (CADP_LEDGER) is wrong: mend it there")
         if error.connection_invalidated or not code or code.startswith(_AGAIN):
             return Unavailable(
                 f"the ledger {self.shown} cannot be reached or hung up: {said}; run the same command again: "
@@ -156,6 +173,18 @@ def _refused(code: str, said: str) -> bool:
     """Tell a refusal at the door, which comes without a code, from a server that is away."""
     words = {"28P01": "password authentication failed", "28000": "no pg_hba.conf entry", "53300": "too many c"}
     return code in words and words[code] in said
+
+
+def _require_utf8(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    raw: Any = connection
+    encoding = raw.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        name = raw.info.dbname
+        raw.close()
+        raise SettingsError(
+            f"the database {name} is encoded in {encoding}, which cannot hold what the ledger writes: create the "
+            f"database with ENCODING 'UTF8' (docs/operating.md)"
+        )
 
 
 def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -9,7 +9,6 @@ one that is set back makes others wait longer, but never for more than `LONGEST_
 longer was taken under another clock and is over.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +18,9 @@ from sqlalchemy import Connection, Row, select
 
 from cadp.errors import LedgerError, SealConflict
 from cadp.ledger import notices, schema
-from cadp.ledger.canonical import canonical, name_text, plain, utc_now
+from cadp.ledger.canonical import name_text, plain, utc_now
 from cadp.ledger.charges import Charge, get_charge, move
+from cadp.ledger.commitment import commitment_of, facts_of, with_nonce
 from cadp.ledger.owner import is_dead
 from cadp.ledger.states import State
 
@@ -170,7 +170,7 @@ def seal_range(connection: Connection, lease: Lease, *, key: str, sha256: str, f
             token=lease.token,
             key=seal.key,
             sha256=seal.sha256,
-            facts=canonical(seal.facts),
+            facts=with_nonce(seal.facts),
             at=seal.at,
         )
     )
@@ -212,7 +212,9 @@ def finish_charge(connection: Connection, charge_id: str, ranges: int) -> None:
             f"charge {charge_id} cannot finish with {ranges} ranges: {len(which)} are {what}, the first is {which[0]}"
         )
     if get_charge(connection, charge_id).state not in (State.SEALED, State.PUBLISHED):
-        move(connection, charge_id, State.SEALED, "finish", {"ranges": ranges})
+        digest = commitment_of(connection, charge_id)
+        said = {"ranges": ranges} if digest is None else {"ranges": ranges, "seals": digest}
+        move(connection, charge_id, State.SEALED, "finish", said)
 
 
 def _require_running(connection: Connection, charge_id: str, range_id: int) -> Charge:
@@ -267,4 +269,4 @@ def _whole_ms(seconds: float) -> float:
 
 
 def _seal(row: Row[Any]) -> Seal:
-    return Seal(row.charge_id, row.range_id, key=row.key, sha256=row.sha256, facts=json.loads(row.facts), at=row.at)
+    return Seal(row.charge_id, row.range_id, key=row.key, sha256=row.sha256, facts=facts_of(row), at=row.at)

@@ -6,10 +6,12 @@ here: plain for reading, IMMEDIATE (the file's write lock first) for anything th
 """
 
 import contextlib
+import glob
 import os
 import random
 import secrets
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from cadp.errors import LedgerError, SettingsError
-from cadp.ledger import engine
+from cadp.ledger import declared, engine
 from cadp.ledger.address import Address
 from cadp.ledger.engine import Database
 from cadp.ledger.mounts import network_file_system
@@ -35,7 +37,8 @@ _MEANING = {
     sqlite3.SQLITE_CORRUPT: "the file is damaged: stop all writers and put back the newest copy",
     sqlite3.SQLITE_BUSY: "another process held its write lock too long: see which one does, and run again",
     sqlite3.SQLITE_FULL: "the disk is full: nothing was recorded; make room and run again",
-    sqlite3.SQLITE_READONLY: "it may not be written by this user: nothing was recorded",
+    sqlite3.SQLITE_READONLY: "this user may not write it: nothing was recorded; run as the ledger's owner, or let the "
+    "owner give this user the right to write the file and its folder",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is a file and that this user may read and write it",
     sqlite3.SQLITE_IOERR: "the disk failed: nothing is certain until it is mended; open the ledger again then",
     sqlite3.SQLITE_PERM: "this user may not open it",
@@ -60,7 +63,7 @@ class SqliteDatabase(Database):
                 f"use a local disk, or PostgreSQL (CADP_LEDGER=postgresql://…)"
             )
         # mode=rw: opening never creates the file.
-        self._uri = f"file:{quote(str(self.path))}?mode=rw"
+        self._uri = f"file:{quote(os.fsencode(self.path))}?mode=rw"
         made = create_engine(
             "sqlite+pysqlite://", creator=self._connect, poolclass=QueuePool, pool_size=8, max_overflow=-1
         )
@@ -69,8 +72,53 @@ class SqliteDatabase(Database):
         event.listen(made, "begin", _begin)
 
     def exists(self) -> bool:
-        """Return whether there is a file."""
-        return self.path.exists()
+        """Return whether there is a file.
+
+        Raises:
+            SettingsError: it cannot be looked for, or a link leads nowhere.
+            LedgerError: it is no file, or one with several names.
+        """
+        if self._status(follow=False) is None:
+            return False
+        found = self._status()
+        if found is None:
+            raise SettingsError(
+                f"the ledger {self.path} is a link to {os.path.realpath(self.path)}, where nothing is: bring back what "
+                f"it points to, or remove the link"
+            )
+        if not stat.S_ISREG(found.st_mode):
+            what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+            raise LedgerError(f"the ledger {self.path} cannot be opened: it is {what}, not a file; see CADP_LEDGER")
+        if self._other_names():
+            raise LedgerError(
+                f"the ledger {self.path} has {found.st_nlink} names (hard links), and SQLite keeps a log beside each "
+                f"name: work under two of them damages the file. Remove the others (find -samefile lists them); to "
+                f"copy a ledger, use `cadp budget backup`"
+            )
+        return True
+
+    def _status(self, *, follow: bool = True) -> os.stat_result | None:
+        try:
+            return self.path.stat(follow_symlinks=follow)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SettingsError(
+                f"the ledger {self.path} cannot be looked for: {why}; check CADP_LEDGER, and that this user may enter "
+                f"every folder above it"
+            ) from error
+
+    def _other_names(self) -> bool:
+        """Return whether the file has a name besides its own and the one that `create` holds for a moment."""
+        while (found := self._status()) is not None and found.st_nlink > 1:
+            real = self.path.resolve()
+            fresh = list(real.parent.glob(f".{glob.escape(real.name)}.*.new"))
+            held = sum(_inode(path) == found.st_ino for path in fresh)
+            again = self._status()
+            if again is not None and again.st_nlink == found.st_nlink:
+                return found.st_nlink - held > 1
+        return False
 
     def create(self, fill: Callable[[Connection], None]) -> None:
         """Create the file (mode 0600) beside its place and link it there; never over another file.
@@ -80,7 +128,7 @@ class SqliteDatabase(Database):
         """
         fresh = self.path.parent / f".{self.path.name}.{secrets.token_hex(8)}.new"
         log = Path(f"{self.path}-wal")
-        if log.exists() and not self.path.exists():
+        if os.path.lexists(log) and not self.exists():
             raise SettingsError(
                 f"{log} is left of a lost ledger and would be read into the new one: move it away first"
             )
@@ -101,15 +149,16 @@ class SqliteDatabase(Database):
                 for suffix in ("", "-wal", "-shm"):
                     Path(f"{fresh}{suffix}").unlink(missing_ok=True)
         except OSError as error:
-            raise SettingsError(f"cannot create the ledger {self.path}: {error.strerror}") from error
+            raise SettingsError(f"cannot create the ledger {self.path}: {blocked(self.path, error)}") from error
 
     def problems(self, connection: Connection) -> Iterator[str]:
-        """Yield what SQLite's own checks of pages, indexes and references find."""
+        """Yield what SQLite's own checks of pages, indexes and references find, and what is not as it was declared."""
         for (line,) in connection.exec_driver_sql("PRAGMA integrity_check"):
             if line != "ok":
                 yield f"the file is damaged: {line}"
         for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
             yield f"a row of {row[0]} refers to nothing"
+        yield from declared.changes(declared.in_file(connection), declared.in_new_file())
 
     def clock(self, connection: Connection) -> float:
         """Return this machine's clock: every process of the ledger is on this machine."""
@@ -133,6 +182,14 @@ class SqliteDatabase(Database):
         return LedgerError(f"the ledger {self.shown}: {error.orig}; {_MEANING.get(code, 'nothing was recorded')}")
 
     def _connect(self) -> sqlite3.Connection:
+        # A log that a reader made would be the reader's own, and would keep the ledger's owner from writing.
+        log = Path(f"{self.path}-shm")
+        if os.access(self.path, os.R_OK) and not os.access(self.path, os.W_OK) and not log.exists():
+            raise LedgerError(
+                f"this user may read the ledger {self.path} but not write it, and SQLite cannot read it so while no "
+                f"other process has it open: run as its owner, or read a copy: its owner gives you a file from "
+                f"`cadp budget backup` and a copy of the anchors, for CADP_LEDGER and CADP_ANCHORS"
+            )
         return sqlite3.connect(
             self._uri, uri=True, timeout=engine.BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -196,3 +253,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def blocked(path: Path, error: OSError) -> str:
+    """Say why a file cannot be made; of a file where a folder should be the system says only that it exists."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        for folder in path.parents:
+            if folder.exists() and not folder.is_dir():
+                return f"{folder} is not a folder; name another place"
+    return f"{error.strerror}; name another place, or ask for the right to write into {path.parent}"
+
+
+def _inode(path: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return path.stat(follow_symlinks=False).st_ino
+    return None

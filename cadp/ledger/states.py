@@ -46,6 +46,21 @@ def require_step(charge: str, now: State, wanted: State) -> None:
         raise LedgerError(f"charge {charge} is {now} and cannot become {wanted}: {_next_step(now)}")
 
 
+def stored_state(text: str) -> State:
+    """Return the state that a row holds.
+
+    Raises:
+        LedgerError: there is no such state.
+    """
+    try:
+        return State(text)
+    except ValueError as error:
+        raise LedgerError(
+            f"a charge was changed: there is no state {text!r}; stop every writer, run `cadp budget verify` and put "
+            f"back the newest copy"
+        ) from error
+
+
 def _next_step(now: State) -> str:
     match now:
         case State.BURNED:

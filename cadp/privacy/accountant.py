@@ -27,8 +27,18 @@ from typing import ClassVar
 
 from cadp.errors import PrivacyError
 from cadp.privacy.analytic import gaussian_epsilon_exact
-from cadp.privacy.events import RELATION, ZERO_OUT, ComposedEvent, DeltaEvent, Event, GaussianEvent, PureEvent
+from cadp.privacy.events import (
+    RELATION,
+    ZERO_OUT,
+    ComposedEvent,
+    DeltaEvent,
+    Event,
+    GaussianEvent,
+    PureEvent,
+    SampledGaussianEvent,
+)
 from cadp.privacy.precision import decimal, float_down, reals
+from cadp.privacy.sampled import step_divergence
 
 __all__ = [
     "ADDITIVE_SHARE",
@@ -40,6 +50,7 @@ __all__ = [
     "Event",
     "GaussianEvent",
     "PureEvent",
+    "SampledGaussianEvent",
     "admissible",
     "calibrate_gaussian",
     "cap",
@@ -162,7 +173,8 @@ def curve(event: Event) -> Curve:
 
     Gaussian: α·μ²/2, which holds for the discrete Gaussian too (Canonne, Kamath, Steinke 2020, Prop. 5). Pure ε: the
     divergence of randomised response, which dominates every ε-DP mechanism (Kairouz, Oh, Viswanath 2015):
-    ln((e^{αε} + e^{(1−α)ε}) / (1 + e^ε)) / (α − 1), exact as arithmetic on the two outcomes.
+    ln((e^{αε} + e^{(1−α)ε}) / (1 + e^ε)) / (α − 1), exact as arithmetic on the two outcomes. Sampled Gaussian: the
+    divergence of the worst pair of one step (`cadp.privacy.sampled`), times the steps.
 
     Raises:
         PrivacyError: an event of an unknown kind.
@@ -172,10 +184,17 @@ def curve(event: Event) -> Curve:
         for part in event.events:
             total = total + curve(part)
         return total
+    return _one(event)
+
+
+@lru_cache(maxsize=4096)
+def _one(event: Event) -> Curve:
     if isinstance(event, GaussianEvent):
         square = decimal(event.mu) ** 2 * event.count / 2
         micro = tuple(_gaussian(square, order) for order in ORDERS)
         return Curve(micro, 0, event.relation)
+    if isinstance(event, SampledGaussianEvent):
+        return Curve(tuple(_sampled(event, order) for order in ORDERS), 0, event.relation)
     if isinstance(event, PureEvent):
         return Curve(tuple(_pure(event.epsilon, event.count, order) for order in ORDERS), 0, event.relation)
     if isinstance(event, DeltaEvent):
@@ -254,6 +273,16 @@ def _gaussian(half_square: Fraction, order: float) -> int | None:
     if half_square == 0:
         return 0
     return None if math.isinf(order) else math.ceil(half_square * Fraction(order) * _MICRO)
+
+
+def _sampled(event: SampledGaussianEvent, order: float) -> int | None:
+    if event.sampling_rate == 0:
+        return 0
+    if math.isinf(order):
+        return None
+    return math.ceil(
+        step_divergence(event.sampling_rate, event.noise_multiplier, order, event.relation) * event.steps * _MICRO
+    )
 
 
 @lru_cache(maxsize=4096)

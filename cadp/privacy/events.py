@@ -45,7 +45,8 @@ class Event:
             PrivacyError: another schema, an unknown kind, a missing or an extra field, values out of range, or
                 a nesting that is too deep to be ours.
         """
-        kinds: dict[str, type[Event]] = {c.kind: c for c in (GaussianEvent, PureEvent, DeltaEvent, ComposedEvent)}
+        known = (GaussianEvent, SampledGaussianEvent, PureEvent, DeltaEvent, ComposedEvent)
+        kinds: dict[str, type[Event]] = {c.kind: c for c in known}
         if depth > _DEEPEST:
             raise PrivacyError(f"an event is nested more than {_DEEPEST} deep")
         kind = data.get("kind")
@@ -82,6 +83,47 @@ class GaussianEvent(Event):
 
     def _values(self) -> dict[str, object]:
         return {"mu": self.mu, "count": self.count}
+
+
+@dataclass(frozen=True)
+class SampledGaussianEvent(Event):
+    """`steps` sums over a Poisson sample of the units, each with Gaussian noise: DP-SGD.
+
+    `cadp.privacy.sampled` has the pairs of laws that are charged, and how discrete noise is entered.
+
+    Attributes:
+        sampling_rate: q, the probability with which a unit enters a step, independently of all others.
+        noise_multiplier: σ of the noise on the sum, over the largest norm that a unit's whole contribution to it can
+            have (the clip norm C and what rounding to a lattice adds). Not over the replace-one sensitivity, 2C.
+        steps: how many were taken, empty samples and those before an early stop included.
+    """
+
+    kind: ClassVar[str] = "sampled-gaussian"
+
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "sampling_rate", _number(self.sampling_rate, "sampling_rate"))
+        if self.sampling_rate > 1:
+            raise PrivacyError(f"an event's sampling_rate is {self.sampling_rate}: it is a probability")
+        multiplier = _number(self.noise_multiplier, "noise_multiplier")
+        if multiplier > self.noise_multiplier:  # here the safe side is down
+            multiplier = math.nextafter(multiplier, 0.0)
+            multiplier = multiplier if multiplier <= self.noise_multiplier else math.nextafter(multiplier, 0.0)
+        if multiplier == 0:
+            raise PrivacyError("an event's noise_multiplier is 0: without noise there is no finite loss")
+        object.__setattr__(self, "noise_multiplier", multiplier)
+        _check_count(self.steps)
+
+    def _values(self) -> dict[str, object]:
+        return {
+            "sampling_rate": self.sampling_rate,
+            "noise_multiplier": self.noise_multiplier,
+            "steps": self.steps,
+        }
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from cadp.errors import PrivacyError
 from cadp.privacy import noise
 from cadp.privacy.additive import Gaussian, Laplace
 from cadp.privacy.events import RELATION, ZERO_OUT, ComposedEvent, Event
+from cadp.privacy.legacy import Legacy
 from cadp.privacy.precision import decimal, float_down
 from cadp.privacy.privunit import PrivUnit
 
 Floats = NDArray[np.float64]
-Kind = Literal["privunit", "gaussian", "laplace", "resample"]
+Kind = Literal["privunit", "gaussian", "laplace", "resample", "legacy"]
 
-__all__ = ["Gaussian", "Kind", "Laplace", "Mechanism", "PrivUnit", "Resample", "plan_mechanism"]
+__all__ = ["Gaussian", "Kind", "Laplace", "Legacy", "Mechanism", "PrivUnit", "Resample", "plan_mechanism"]
 
 
 @runtime_checkable
@@ -104,6 +105,8 @@ def plan_mechanism(kind: Kind, *, epsilon: float, delta: float, content_dims: in
     """
     if kind == "resample":
         return Resample()
+    if kind == "legacy":
+        return Legacy.plan(epsilon, content_dims)
     if not (math.isfinite(epsilon) and epsilon >= 1e-6):
         raise PrivacyError(f"epsilon is {epsilon}: {kind} needs a finite one, at least 1e-06 (resample costs nothing)")
     # Charges are whole micro-nats, rounded up: what is planned must fit a limit of exactly what was asked.
@@ -116,4 +119,4 @@ def plan_mechanism(kind: Kind, *, epsilon: float, delta: float, content_dims: in
         return Gaussian.plan(epsilon, delta, content_dims)
     if kind == "laplace":
         return Laplace.plan(epsilon, content_dims)
-    raise PrivacyError(f"unknown mechanism {kind!r}: it is privunit, gaussian, laplace or resample")
+    raise PrivacyError(f"unknown mechanism {kind!r}: it is privunit, gaussian, laplace, resample or legacy")

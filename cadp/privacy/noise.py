@@ -30,6 +30,7 @@ __all__ = [
     "normal_columns",
     "random_bits64",
     "standard_normal",
+    "uniform_below",
 ]
 
 Floats = NDArray[np.float64]
@@ -82,6 +83,27 @@ def bernoulli_exact(p: float | Fraction, size: Size) -> NDArray[np.bool_]:
     for i in np.flatnonzero(prefix == np.uint64(threshold)):  # 1 in 2⁶⁴
         coins[i] = exactly_below(exact, int(prefix[i]))
     return coins.reshape(size)
+
+
+def uniform_below(bound: int, size: Size) -> Integers:
+    """Draw whole numbers uniformly from {0 … bound − 1}, exactly.
+
+    A 64-bit word modulo `bound` is uniform once the words beyond the last whole multiple of it are drawn again.
+
+    Raises:
+        PrivacyError: bound is not in [1, 2^62].
+    """
+    if not 1 <= bound <= 1 << 62:
+        raise PrivacyError(f"a uniform number needs a bound from 1 to 2^62, not {bound}")
+    most = np.uint64((1 << 64) - (1 << 64) % bound - 1)
+    out = np.empty(_count(size), dtype=np.int64)
+    filled = 0
+    while filled < len(out):
+        words = random_bits64(len(out) - filled)
+        words = words[words <= most] % np.uint64(bound)
+        out[filled : filled + len(words)] = words.astype(np.int64)
+        filled += len(words)
+    return out.reshape(size)
 
 
 def standard_normal(size: Size) -> Floats:

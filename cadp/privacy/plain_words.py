@@ -32,6 +32,25 @@ ACCESS = {
     "public": "the release's prefix: records, statement, manifest, public utility figures",
     "private": "source, shards, unsealed output, ledger, model checkpoints, operator's logs",
 }
+LABELS = {
+    "public": {
+        "done": "Every released record has the label of its own record.",
+        "encoded_with": "own label",
+        "decoded_with": "own label",
+    },
+    "randomized-response": {
+        "done": "A released label is the record's own with a known probability, else another: any may be wrong. Class "
+        "counts are known to the training through noise alone.",
+        "encoded_with": "own label",
+        "decoded_with": "released label",
+    },
+    "resample": {
+        "done": "Released labels are drawn from public weights: no record's label is released. Class counts are known "
+        "to the training through noise alone.",
+        "encoded_with": "own label",
+        "decoded_with": "released label",
+    },
+}
 _LOSS = re.compile(r"(?:\b(epsilon|delta) ?=|\be ?\^) ?(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", re.IGNORECASE)
 HAZARDS = [
     "The promise is per unit: what is true of many units at once, a group or a population, can be learned.",
@@ -71,6 +90,8 @@ def nats(epsilon: float) -> str:
 def lines(document: Mapping[str, Any]) -> list[str]:
     """Return five lines: who is protected, the promise, its parts, what is not protected, what is left and checked.
 
+    A sixth gives the second figure, for shuffled records, where there is one.
+
     The wording may change; what stays within schema 1 is how losses are written, `epsilon = 8`, `delta = 1e-06` and
     `e^8`, and that no others are: by that, whoever checks a release years later finds them (`losses_in`).
     """
@@ -81,6 +102,7 @@ def lines(document: Mapping[str, Any]) -> list[str]:
         _parts(document["components"], released["name"]),
         f"Not protected, because declared public: {'; '.join(document['unprotected'])}.",
         _budget(document, released),
+        *_shuffled(document["shuffled"]),
     ]
 
 
@@ -99,6 +121,9 @@ def losses_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     released = document["populations"][0]
     figures = [released["epsilon"], released["cumulative_epsilon"], *(c["epsilon"] for c in document["components"])]
     promise = [("e^", nats(released["epsilon"])), *[("delta", released["delta_text"])] * 2]
+    shuffled = document["shuffled"]
+    if shuffled is not None and shuffled["epsilon"] is not None:
+        promise += [("epsilon", nats(shuffled["epsilon"])), ("delta", shuffled["delta_text"])]
     return sorted([*promise, *(("epsilon", nats(figure)) for figure in figures)])
 
 
@@ -140,6 +165,16 @@ def _budget(document: Mapping[str, Any], released: Mapping[str, Any]) -> str:
         f"In all: after {after}, the source has spent epsilon = {nats(released['cumulative_epsilon'])} of its limit of "
         f"{released['limit_epsilon']:g} at delta = {released['delta_text']}; {_audit(document['audit'])}."
     )
+
+
+def _shuffled(row: Mapping[str, Any] | None) -> list[str]:
+    if row is None or row["epsilon"] is None:
+        return []
+    return [
+        f"A second figure, which is not charged and stands on premises that the statement lists: for whoever sees the "
+        f"release alone, and nothing of the order in which records were processed, epsilon = {nats(row['epsilon'])} at "
+        f"delta = {row['delta_text']}, since each record hides among {row['records']['n']:,}."
+    ]
 
 
 def _audit(audit: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from cadp.privacy.events import RELATION
 from cadp.privacy.plain_words import (
     ACCESS,
     HAZARDS,
+    LABELS,
     NEIGHBOURS,
     RANDOMNESS,
     TRUST,
@@ -22,6 +23,7 @@ from cadp.privacy.plain_words import (
     losses_in,
     losses_of,
 )
+from cadp.privacy.seeded import SEEDED
 from cadp.privacy.statement_rows import (
     TOLERANCE,
     Component,
@@ -35,12 +37,20 @@ from cadp.privacy.statement_rows import (
     read_population,
     total,
 )
+from cadp.privacy.statement_shuffled import claims, shuffled_row, verify_shuffled
 
-__all__ = ["Circumstances", "Component", "Population", "statement", "statement_lines", "verify_statement"]
+__all__ = [
+    "Circumstances",
+    "Component",
+    "Population",
+    "shuffled_row",
+    "statement",
+    "statement_lines",
+    "verify_statement",
+]
 
 SCHEMA = 1
 GUARANTEE = "(epsilon, delta)-differential privacy"
-SEEDED = "NOT PRIVATE: a seeded test run"
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,18 @@ class Circumstances:
 
     Attributes:
         labels: what happens to labels: `public`, `randomized-response`, `resample`.
+        label_parameters: its public parameters as run, where there are any: ε, the probability that a label is kept.
         model: where the decoder comes from: `dp`, or `public` (declared, not verified).
         unprotected: further public facts, in words, beside those that always are.
         versions: library versions by name.
         audit: the audit's public figures, or None if none was run.
-        shuffled: the central figure with its premises, or None if none is claimed.
+        shuffled: the central figure with its premises, or why there is none (`shuffled_row`); None says nothing.
         seeded: True in a run with a test's seed, which protects nobody.
     """
 
     labels: str
     model: str
+    label_parameters: Mapping[str, object] = field(default_factory=dict)
     unprotected: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     audit: Mapping[str, object] | None = None
@@ -75,7 +87,7 @@ def statement(
     populations: Sequence[Population],
     circumstances: Circumstances,
 ) -> dict[str, object]:
-    """Return the privacy statement of a release as JSON values, `schema: 1`; its `lines` are the five plain ones.
+    """Return the privacy statement of a release as JSON values, `schema: 1`; its `lines` are the plain ones.
 
     The first population is the one whose records are released. A unit is in one population only, so the release costs
     a unit what its population pays, and the headline is the dearest population.
@@ -111,6 +123,7 @@ def statement(
         "populations": paid,
         "components": [component_row(c, by_name[c.population].limit_delta) for c in components],
         "labels": circumstances.labels,
+        "label_release": dict(circumstances.label_parameters) | LABELS[circumstances.labels],
         "model": circumstances.model,
         "unprotected": _unprotected(circumstances),
         "trust": TRUST,
@@ -133,7 +146,7 @@ def statement(
 
 
 def statement_lines(document: Mapping[str, object]) -> list[str]:
-    """Return the statement in five lines of plain words."""
+    """Return the statement in five lines of plain words; a sixth if it gives a figure for shuffled records."""
     return lines(document)
 
 
@@ -171,8 +184,10 @@ def _verify(document: Mapping[str, object]) -> None:
     for row in components:
         _same(f"component {row['name']}", row, component_row(read_component(row), deltas[row["population"]]))
     _same("loss", document["loss"], headline_row(populations))
-    said = document["lines"]
-    if not isinstance(said, list) or len(said) != 5 or losses_in(said) != losses_of(document):
+    first = [read_component(c) for c in components if c["population"] == names[0]]
+    verify_shuffled(document, first, read_population(populations[0], first))
+    said, expected = document["lines"], 6 if claims(document) else 5
+    if not isinstance(said, list) or len(said) != expected or losses_in(said) != losses_of(document):
         raise VerificationFailed("the privacy statement's lines do not say the losses that its events give")
 
 
@@ -190,6 +205,8 @@ def _unprotected(circumstances: Circumstances) -> list[str]:
     ]
     if circumstances.labels == "public":
         facts.insert(2, "the label of every record, and so the size of every class")
+    if circumstances.labels == "resample":
+        facts.insert(2, "the weights that released labels are drawn from")
     return [*facts, *circumstances.unprotected]
 
 

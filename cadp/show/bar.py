@@ -29,6 +29,8 @@ def cells(spent: float, reserved: float, left: float, width: int) -> tuple[int, 
     ((5, 5), (1, 2), (10, 10), (9, 9))
     """
     total = spent + reserved + left
+    if total <= 0:  # a limit below the micro-nat that the ledger counts in
+        return 0, 0
     used = max(ceil((spent + reserved) / total * width), (spent > 0) + (reserved > 0))
     used = min(used, width - (left > 0))
     return min(ceil(spent / total * width), used - (reserved > 0)), used

@@ -14,7 +14,6 @@ from cadp.plan import HOLDOUT_SUFFIX
 from cadp.privacy.plain_words import scientific
 from cadp.settings import Settings
 from cadp.show.bar import bar, legend
-from cadp.show.changes import Change, changes
 from cadp.show.opening import open_ledger
 
 SCHEMA = 1
@@ -24,7 +23,7 @@ PARTS_DO_NOT_ADD_UP = (
 )
 RESERVED_MEANS = (
     "Reserved is charged by releases that are not finished. It becomes spent when they are published or abandoned; "
-    "only a charge that never began can be taken back."
+    "no command gives it back."
 )
 _WIDEST_BAR = 60
 
@@ -61,6 +60,8 @@ class BudgetView:
             "reserved": budget.reserved,
             "left": budget.left,
             "spent_additive_delta": budget.spent_additive_delta,
+            "additive_delta_cap": budget.additive_delta_cap,
+            "additive_delta_left": budget.additive_delta_left,
             "releases": [
                 {
                     "release": share.release,
@@ -87,7 +88,7 @@ def budget_view(settings: Settings, population: str | None = None) -> BudgetView
             ledger.population(population)
             names = [name for name in names if population in (name, holdout_of(name))]
         budgets = [ledger.budget(name) for name in sorted(names, key=families)]
-        return BudgetView(tuple(budgets), _newest(changes(ledger)))
+        return BudgetView(tuple(budgets), ledger.newest())
 
 
 def print_budget(view: BudgetView, console: Console) -> None:
@@ -121,7 +122,9 @@ def _figures(family: list[Budget]) -> Table:
         "spent ε (published or burned)": [figure(budget.spent) for budget in family],
         "reserved ε (not finished)": [figure(budget.reserved) for budget in family],
         "left ε": [figure(budget.left) for budget in family],
+        "additive δ limit (for samplers)": [_additive(budget.additive_delta_cap) for budget in family],
         "additive δ spent (by samplers)": [_additive(budget.spent_additive_delta) for budget in family],
+        "additive δ left": [_additive(budget.additive_delta_left) for budget in family],
     }
     for what, values in rows.items():
         table.add_row(what, *values, style="bold" if what == "left ε" else "")
@@ -168,12 +171,6 @@ def _releases(family: list[Budget], newest: dict[tuple[str, str], str]) -> Table
 
 def _additive(delta: float) -> str:
     return scientific(delta) if delta else "0"
-
-
-def _newest(history: list[Change]) -> dict[tuple[str, str], str]:
-    # A refused attempt is no change of what a release holds.
-    held = (line for line in history if line.entry is not None)
-    return {(line.population, line.release): line.at for line in held if line.population and line.release}
 
 
 def families(name: str) -> tuple[str, bool]:

@@ -170,7 +170,7 @@ class _Book:
 
     def _recovered(self, line: Change, body: Mapping[str, Any]) -> list[Change]:
         first, last = body["reentered"]
-        text = f"entries {first} to {last} came back from the anchors"
+        text = f"entries {first} to {last} came back from the anchors" if first <= last else "leases were forgotten"
         if body["dropped"]:
             text += f"; entries of this copy that were never anchored are gone: {len(body['dropped'])}"
         burned = replace(line, change="burned", text="the ledger had lost a part of its past and was recovered")

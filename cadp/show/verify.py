@@ -42,12 +42,21 @@ def account_rows(accounts: Accounts) -> list[dict[str, str]]:
     ]
 
 
+def recovery_json(recovery: Recovery) -> dict[str, Any]:
+    """For scripts: what a recovery did if it has an `entry`, would do if it has none, nothing if none came back."""
+    return {"schema": SCHEMA, **asdict(recovery)}
+
+
 def recovery_lines(recovery: Recovery) -> list[str]:
     """Say what a recovery does, or did."""
     if recovery.reentered is None:
         return ["Nothing to recover: the ledger has every entry that is anchored."]
     first, last = recovery.reentered
-    lines = [f"Entries {first} to {last} come back from the anchors, and every charge in them counts."]
+    lines = [
+        f"Entries {first} to {last} come back from the anchors, and every charge in them counts."
+        if first <= last
+        else "No entry is missing, but leases were given that this copy knows nothing of: whatever runs is burned."
+    ]
     for entry in recovery.dropped:
         about = f" of charge {entry['charge']}" if "charge" in entry else ""
         lines.append(f"Entry {entry['seq']} of this copy ({entry['kind']}{about}) was never anchored: it goes.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from cadp import spec
 from cadp.errors import SourceError, SpecError
 from cadp.sources import catalogue
+from cadp.sources.address import local_folder
 from cadp.sources.idx import IdxSource
 from cadp.sources.imagefolder import ImageFolderSource
 from cadp.sources.source import PublicFacts, Rejects, Shape, Source, SourceFile
@@ -36,10 +37,13 @@ def open_source(declared: spec.Source, *, data_dir: Path) -> Source:
         etags = {file.name: f"sha256:{file.sha256}" for file in known.files}
         return IdxSource(folder, known.facts, etags=etags, verify=lambda: catalogue.verify(known, folder))
     facts = _declared_facts(declared)
-    folder = Path(declared.url.removeprefix("file://"))
+    folder = local_folder(declared.url)
     if not folder.is_dir():
         raise SourceError(f"no folder {folder}: source.url is a folder or one of: {', '.join(catalogue.names())}")
-    return IdxSource(folder, facts) if declared.format == "idx" else ImageFolderSource(folder, facts)
+    if declared.format == "idx":
+        return IdxSource(folder, facts)
+    labels_private = declared.labels.kind != "public"
+    return ImageFolderSource(folder, facts, unit_pattern=declared.unit_pattern, labels_private=labels_private)
 
 
 def _agree(declared: spec.Source, facts: PublicFacts) -> None:
@@ -57,4 +61,12 @@ def _declared_facts(declared: spec.Source) -> PublicFacts:
             f"{declared.url} is not a catalogued dataset ({', '.join(catalogue.names())}), so the spec must declare "
             f"its public facts; missing: {', '.join(f'source.{name}' for name in missing)}"
         )
-    return PublicFacts(records=records, holdout_records=holdout, shape=shape, classes=classes)
+    return PublicFacts(
+        records=records - declared.over_cap,
+        holdout_records=holdout,
+        shape=shape,
+        classes=classes,
+        units=declared.units,
+        holdout_units=declared.holdout_units,
+        over_cap=declared.over_cap,
+    )

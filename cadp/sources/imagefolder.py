@@ -1,6 +1,7 @@
 """Class folders of pictures: `<root>/<split>/<class>/<file>`, PNG or JPEG, named after the classes of the spec."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,19 +22,29 @@ _MODES = {1: ("L", "1"), 3: ("RGB", "L", "P")}
 
 
 class ImageFolderSource:
-    """Pictures in class folders. Keys are `<split>/<class>/<file>`; each record is its own unit.
+    """Pictures in class folders. Keys are `<split>/<class>/<file>`; a record is its own unit, or its name says whose.
+
+    Neighbours share the units' ids. Where labels are private they may differ in labels, so the class is left out of
+    keys, and of the ids that are made from them; a file name may then stand in one class folder of a split only.
 
     Args:
         root: holds one folder a split.
         facts: what is public. Its classes name the class folders, in label order; every picture must have its shape:
             nothing is resized or recoloured here.
+        unit_pattern: a regular expression for whole file names, whose one group is the unit's id; None if every record
+            is a unit.
+        labels_private: whether a record's key may not tell its class.
     """
 
-    def __init__(self, root: Path, facts: PublicFacts) -> None:
+    def __init__(
+        self, root: Path, facts: PublicFacts, *, unit_pattern: str | None = None, labels_private: bool = False
+    ) -> None:
         if facts.shape[2] not in _MODES:
             raise SourceError(f"images have 1 or 3 channels; the spec says shape {list(facts.shape)}")
         self._root = root
         self._facts = facts
+        self._pattern = None if unit_pattern is None else re.compile(unit_pattern)
+        self._labels_private = labels_private
 
     @property
     def facts(self) -> PublicFacts:
@@ -54,17 +65,40 @@ class ImageFolderSource:
         """Stream a split, class by class, files by name.
 
         Raises:
-            SourceError: the split or a class folder is missing, or there is a folder that the spec does not name.
+            SourceError: the split or a class folder is missing, there is a folder that the spec does not name, or a
+                file name does not tell its unit, or not without its class.
         """
+        if self._labels_private:
+            self._refuse_repeated_names(split)
         for label, folder in enumerate(self._folders(split)):
             for path in _pictures(folder):
-                key = f"{split}/{folder.name}/{printable(path.name)}"
+                name = printable(path.name)
+                key = f"{split}/{name}" if self._labels_private else f"{split}/{folder.name}/{name}"
+                unit = key if self._pattern is None else self._unit(self._pattern, name, split)
                 try:
                     image = _read(path, self._facts.shape)
                 except RejectedInput as error:
                     rejects(key, str(error))
                     image = None
-                yield Record(key=key, unit=key, label=label, image=image)
+                yield Record(key=key, unit=unit, label=label, image=image)
+
+    @staticmethod
+    def _unit(pattern: re.Pattern[str], name: str, split: str) -> str:
+        found = pattern.fullmatch(name)
+        if found is None or not found[1]:  # names may be somebody's: none is shown
+            raise SourceError(
+                f"source.unit_pattern {pattern.pattern!r} finds no unit in the name of a picture of split {split}: "
+                f"it must match every whole file name"
+            )
+        return found[1]
+
+    def _refuse_repeated_names(self, split: str) -> None:
+        names = [path.name for folder in self._folders(split) for path in _pictures(folder)]
+        if len(set(names)) != len(names):
+            raise SourceError(
+                f"{len(names) - len(set(names)):,} pictures of split {split} have a name that stands in another class "
+                f"folder too: with private labels a record's name may not need its class; rename them"
+            )
 
     def _folders(self, split: str) -> list[Path]:
         """The split's class folders in label order."""

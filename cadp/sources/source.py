@@ -23,11 +23,14 @@ class PublicFacts:
     """What is public about a source by declaration; a plan needs it before anything is read.
 
     Attributes:
-        records: in the split `train`, which is released.
+        records: in the split `train`, of which each is released: without those over their unit's cap.
         holdout_records: in the split `test`, which the classifier is scored on.
         shape: `(h, w, c)` of every image.
         classes: label names in index order.
         class_counts: training records by class, where they are known beforehand.
+        units: behind `records`; None where every record is a unit.
+        holdout_units: behind `holdout_records`; None likewise.
+        over_cap: records of `train` that are over their unit's cap and left out.
     """
 
     records: int
@@ -35,6 +38,19 @@ class PublicFacts:
     shape: Shape
     classes: tuple[str, ...]
     class_counts: tuple[int, ...] | None = None
+    units: int | None = None
+    holdout_units: int | None = None
+    over_cap: int = 0
+
+    @property
+    def unit_count(self) -> int:
+        """Units behind the released records."""
+        return self.records if self.units is None else self.units
+
+    @property
+    def holdout_unit_count(self) -> int:
+        """Units of the holdout, one record of each of which is scored."""
+        return self.holdout_records if self.holdout_units is None else self.holdout_units
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -1,18 +1,25 @@
 """A population's budget: making it, bound to the spec's source, and its figures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from cadp.errors import LedgerError, LedgerMissing, SpecError
+from cadp.errors import LedgerError, LedgerMissing, SettingsError, SpecError
 from cadp.ledger import Budget, Ledger, Population
+from cadp.ledger.anchors import CLAIM
 from cadp.ledger.budget import figure
 from cadp.ledger.migrate import Outdated
+from cadp.ledger.populations import LEAST_EPSILON
 from cadp.plan import HOLDOUT_SUFFIX, holdout_population
+from cadp.privacy.accountant import calibrate_gaussian
 from cadp.privacy.plain_words import scientific
-from cadp.secret import bind_ledger, load_secret, make_secret
+from cadp.secret import PopulationSecret, bind_ledger, locked, make_secret, note_ledger, refuse_second_ledger
 from cadp.settings import Settings
+from cadp.sources import open_source
 from cadp.spec import ReleaseSpec, load_spec
-from cadp.steps.job import source_macs
+from cadp.steps.job import known_secret, source_macs
 from cadp.store import Store
+
+_MOST_EPSILON = 1e6
 
 
 def init_budget(
@@ -23,32 +30,32 @@ def init_budget(
     Asking again for the same limits changes nothing; limits are never changed.
 
     Raises:
-        SpecError: a limit is out of range.
-        LedgerError: the population exists with other limits, or is bound to another source.
+        SpecError: a limit is out of range, or nothing could ever be trained under it.
+        SourceError: there is no such source.
+        SettingsError: a secret is missing, or is not the one that the ledger knows.
+        LedgerError: the population exists with other limits, is bound to another source, or another ledger keeps it.
     """
-    if not (0 < epsilon < 1e6 and 0 < holdout_epsilon < 1e6 and 0 < delta < 1):
-        raise SpecError(
-            f"a limit needs ε above 0 and δ between 0 and 1, not ε = {epsilon:g} / {holdout_epsilon:g}, "
-            f"δ = {scientific(delta)}"
-        )
+    _require_limits(epsilon, delta, holdout_epsilon)
     spec = load_spec(spec_path)
+    # A source that is not there would be bound for ever.
+    open_source(spec.source, data_dir=settings.data_dir).files()
     settings.make_private_folders()
-    with _init(settings) as ledger:
-        _refuse_rename(ledger, settings, spec)
-        secret = make_secret(settings.secrets_dir, spec.population)
-        bind_ledger(settings.secrets_dir, spec.population, ledger.identity)
-        bound = _binding(ledger, source_macs(secret, spec))
+    with locked(settings.secrets_dir), _open_or_create(settings) as ledger:
+        secret = _secret(ledger, settings, spec)
+        bound = _binding(ledger, source_macs(secret, spec, settings.data_dir))
         made = []
         for name, limit in ((spec.population, epsilon), (holdout_population(spec.population), holdout_epsilon)):
-            mac = bound if name == spec.population else secret.mac("holdout source", bound.encode()).hex()
+            own = name == spec.population
             made.append(
                 ledger.create_population(
                     name,
-                    unit=spec.source.unit,
+                    unit=spec.source.unit_text,
                     epsilon=limit,
                     delta=delta,
-                    source_hmac=mac,
+                    source_hmac=bound if own else secret.mac("holdout source", bound.encode()).hex(),
                     secret_fingerprint=secret.fingerprint(),
+                    # Asked again under the ledger's lock: another machine may have been quicker.
+                    refuse=(lambda others: _refuse_second_name(others, settings, spec)) if own else None,
                 )
             )
         return made[0], made[1]
@@ -57,7 +64,11 @@ def init_budget(
 def has_budget(spec_path: Path, settings: Settings) -> bool:
     """Return whether the spec's population has its budgets already, whatever their limits.
 
-    A ledger of an earlier version is upgraded.
+    A ledger of an earlier version is upgraded, and noted beside the secret.
+
+    Raises:
+        SettingsError: the population's secret is missing, or is not the one that the ledger knows.
+        LedgerError: another ledger keeps its budget.
     """
     spec = load_spec(spec_path)
     try:
@@ -67,8 +78,37 @@ def has_budget(spec_path: Path, settings: Settings) -> bool:
     except Outdated:
         ledger = _init(settings)
     with ledger:
-        names = {population.name for population in ledger.populations()}
-    return {spec.population, holdout_population(spec.population)} <= names
+        found = _by_name(ledger)
+        if spec.population in found:
+            known_secret(settings, found[spec.population])
+            note_ledger(settings.secrets_dir, spec.population, ledger.identity)
+    return {spec.population, holdout_population(spec.population)} <= set(found)
+
+
+def _require_limits(epsilon: float, delta: float, holdout_epsilon: float) -> None:
+    if not (all(LEAST_EPSILON <= value < _MOST_EPSILON for value in (epsilon, holdout_epsilon)) and 0 < delta < 1):
+        raise SpecError(
+            f"a limit needs ε of at least {LEAST_EPSILON} (one micro-nat) and below {_MOST_EPSILON:,.0f}, "
+            f"and δ between 0 and 1, not ε = {epsilon!r} / {holdout_epsilon!r}, δ = {scientific(delta)}"
+        )
+    if calibrate_gaussian(epsilon, delta) == 0:
+        raise SpecError(
+            f"nothing could ever be trained under ε = {epsilon!r} at δ = {scientific(delta)}: at this δ the conversion "
+            f"of the least Gaussian takes more than ε; a limit can never be changed, so choose a larger ε or δ now"
+        )
+
+
+def _open_or_create(settings: Settings) -> Ledger:
+    anchors = Store.open(settings.anchors_url)
+    try:
+        return Ledger.open(settings.ledger_url, anchors)
+    except Outdated:
+        return _init(settings)
+    except LedgerMissing:
+        # Anchors without their ledger have a better answer than this one, and `init` gives it.
+        if not anchors.exists(CLAIM):
+            refuse_second_ledger(settings.secrets_dir, None)
+        return _init(settings)
 
 
 def _init(settings: Settings) -> Ledger:
@@ -76,18 +116,41 @@ def _init(settings: Settings) -> Ledger:
     return Ledger.init(settings.ledger_url, Store.open(settings.anchors_url), backups=backups)
 
 
+def _by_name(ledger: Ledger) -> Mapping[str, Population]:
+    return {population.name: population for population in ledger.populations()}
+
+
+def _secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> PopulationSecret:
+    """Load the secret of a population that the ledger knows; make one for a population that may be created."""
+    found = _by_name(ledger)
+    if spec.population in found:
+        # A lost secret is never made anew: the ledger would not know it.
+        secret = known_secret(settings, found[spec.population])
+        note_ledger(settings.secrets_dir, spec.population, ledger.identity)
+        return secret
+    _refuse_second_name(list(found.values()), settings, spec)
+    bind_ledger(settings.secrets_dir, spec.population, ledger.identity, known=found)
+    return make_secret(settings.secrets_dir, spec.population)
+
+
 def _binding(ledger: Ledger, macs: tuple[str, ...]) -> str:
     """Return what a population of this source is, or will be, bound by."""
     return next((mac for mac in macs if ledger.bound_to(mac) is not None), macs[0])
 
 
-def _refuse_rename(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> None:
+def _refuse_second_name(populations: list[Population], settings: Settings, spec: ReleaseSpec) -> None:
     """One source has one budget: a second name for it would be a second budget for the same people."""
-    for population in ledger.populations():
+    for population in populations:
         if population.name == spec.population or population.name.endswith(HOLDOUT_SUFFIX):
             continue
-        secret = load_secret(settings.secrets_dir, population.name)
-        if population.source_hmac in source_macs(secret, spec):
+        try:
+            secret = known_secret(settings, population)
+        except SettingsError as error:
+            raise SettingsError(
+                f"no other population can be made without the secret of population {population.name}, which alone "
+                f"tells whether {spec.source.url} is its source too: {error}. Then run this again"
+            ) from error
+        if population.source_hmac in source_macs(secret, spec, settings.data_dir):
             raise LedgerError(
                 f"{spec.source.url} is the source of population {population.name} already: "
                 f"say `population: {population.name}` in {spec.name}'s spec; a source has one budget"

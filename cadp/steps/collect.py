@@ -28,9 +28,11 @@ from cadp.plan import PLAN_KEY
 from cadp.publish.layout import ENVELOPE, is_known
 from cadp.settings import Settings
 from cadp.steps.abandon import burned_objects
+from cadp.steps.audit import AUDIT_KEY
 from cadp.steps.models import model_objects, read_record
 from cadp.steps.privatize import ATTEMPT
 from cadp.steps.publish import CONTEXT_KEY, DONE
+from cadp.steps.reproduce import REPRODUCED
 from cadp.steps.retention import Retention
 from cadp.steps.scratch import dead_scratch
 from cadp.steps.shard import RAW
@@ -134,13 +136,13 @@ class _Collector:
         attempts = _Attempts(self._ledger, charge) if charge else None
 
         def judge(key: str) -> str | None:
-            if key in {PLAN_KEY, CONTEXT_KEY, VERDICT} or key.startswith(EXPECTATIONS):
+            if key in {PLAN_KEY, AUDIT_KEY, CONTEXT_KEY, VERDICT} or key.startswith(EXPECTATIONS):
                 return None
             if ATTEMPT.fullmatch(key):
                 verdict = attempts.judge(key) if attempts else _UNKNOWN
                 if verdict is not None:
                     return verdict
-            elif not (RAW.fullmatch(key) or DONE.fullmatch(key)):
+            elif not (RAW.fullmatch(key) or DONE.fullmatch(key) or REPRODUCED.fullmatch(key)):
                 return _UNKNOWN
             return EXPIRED if standing is not None and self._retention.is_over(standing) else None
 

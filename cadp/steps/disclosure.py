@@ -8,10 +8,19 @@ from cadp.errors import LedgerError
 from cadp.ledger import Charge, State
 from cadp.plan import Part
 from cadp.privacy.accountant import Curve
-from cadp.privacy.statement import Circumstances, Component, Population, statement, statement_lines
+from cadp.privacy.statement import (
+    Circumstances,
+    Component,
+    Population,
+    shuffled_row,
+    statement,
+    statement_lines,
+)
 from cadp.publish.facts import GateFigures, ReleaseFacts
 from cadp.sources import catalogue
 from cadp.steps.job import Job
+from cadp.steps.shard import TRAIN, read_facts
+from cadp.steps.stamps import stamp_of
 
 _WHAT = {
     "train": "the model that the records are decoded through",
@@ -26,7 +35,9 @@ def publication_context(job: Job) -> dict[str, Any]:
     It is fixed once, so that every attempt at publishing writes the same bytes.
     """
     populations = {part.population: _spent(job, part.population) for part in job.plan.parts()}
-    return {"date": datetime.now(UTC).date().isoformat(), "populations": populations}
+    # Public with the labels, which every record keeps; else true sizes go nowhere.
+    class_sizes = None if job.plan.labels.private else read_facts(job)[TRAIN]["class_counts"]
+    return {"date": datetime.now(UTC).date().isoformat(), "populations": populations, "class_sizes": class_sizes}
 
 
 def release_facts(
@@ -67,6 +78,7 @@ def release_facts(
         expectations=expectations,
         source_note=f"{known.description} {known.homepage}" if known else "A private source, not published.",
         citation=citation,
+        stamp=stamp_of(job),
     )
 
 
@@ -76,23 +88,36 @@ def privacy_statement(job: Job, context: Mapping[str, Any]) -> dict[str, object]
     Raises:
         PrivacyError: the parts do not add up to what the ledger charged.
     """
+    components = [_component(job, part) for part in job.plan.parts()]
+    populations = [
+        _population(job, name, context["populations"][name])
+        for name in dict.fromkeys(part.population for part in job.plan.parts())
+    ]
+    labels = job.plan.labels.kind
+    shuffled = shuffled_row(components, populations[0], labels=labels, class_sizes=context.get("class_sizes"))
     return statement(
         name=job.spec.name,
         version=job.spec.version,
         date=context["date"],
-        components=[_component(job, part) for part in job.plan.parts()],
-        populations=[
-            _population(job, name, context["populations"][name])
-            for name in dict.fromkeys(part.population for part in job.plan.parts())
-        ],
-        circumstances=Circumstances(labels=job.spec.source.labels, model="dp", versions=job.plan.versions),
+        components=components,
+        populations=populations,
+        circumstances=Circumstances(
+            labels=labels,
+            label_parameters={} if labels == "public" else job.plan.labels.parameters(),
+            model="dp",
+            unprotected=_left_out(job),
+            versions=job.plan.versions,
+            audit=context.get("audit"),  # a release that was fixed before audits has none
+            shuffled=shuffled,
+            seeded=stamp_of(job) is not None,
+        ),
     )
 
 
 def _component(job: Job, part: Part) -> Component:
     return Component(
         name=part.name,
-        what=_WHAT[part.name],
+        what=_what(job, part),
         mechanism=part.mechanism,
         parameters=part.parameters,
         event=part.event,
@@ -102,17 +127,30 @@ def _component(job: Job, part: Part) -> Component:
     )
 
 
+def _what(job: Job, part: Part) -> str:
+    answered = part.name == "records" and job.plan.labels.kind == "randomized-response"
+    return "the records and their labels" if answered else _WHAT[part.name]
+
+
+def _left_out(job: Job) -> list[str]:
+    source, over_cap = job.spec.source, job.plan.facts.over_cap
+    if not over_cap:
+        return []
+    most = source.max_records_per_unit
+    return [f"that {over_cap:,} records beyond the {most:,} of one {source.unit} were left out, by a keyed hash"]
+
+
 def _population(job: Job, name: str, spent: Mapping[str, Any]) -> Population:
     own, limit = name == job.spec.population, job.ledger.population(name)
-    records = job.plan.facts.records if own else job.plan.facts.holdout_records
+    facts = job.plan.facts
     charges = job.ledger.charges(population=name, release=job.spec.release)
     return Population(
         name=name,
         unit=job.spec.source.unit,
         why=job.spec.source.why,
-        units=records,
-        records=records,
-        max_records_per_unit=1,
+        units=facts.unit_count if own else facts.holdout_unit_count,
+        records=facts.records if own else facts.holdout_records,
+        max_records_per_unit=job.plan.records_per_unit if own else 1,  # the gate scores one of each
         limit_epsilon=limit.epsilon,
         limit_delta=limit.delta,
         charged=_sum(charges),

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cadp.errors import BudgetExceeded, LedgerError, SettingsError
-from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, State, process_owner
-from cadp.ledger.budget import refusal
+from cadp.errors import BudgetExceeded, LedgerError, PrivacyError, SettingsError
+from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, Population, State, process_owner
+from cadp.ledger.refusals import refusal
 from cadp.plan import Part, Plan, bind_plan, plan_release
 from cadp.privacy.events import ComposedEvent
 from cadp.reporter import Reporter
-from cadp.secret import PopulationSecret, load_secret
+from cadp.secret import PopulationSecret, load_secret, note_ledger, require_noted
 from cadp.settings import Settings
-from cadp.sources import catalogue
+from cadp.sources.address import addresses
 from cadp.spec import ReleaseSpec, load_spec
 from cadp.steps.scratch import own_scratch, sweep_scratch
 from cadp.store import Store
@@ -58,6 +58,7 @@ class Job:
         spec = load_spec(spec_path)
         ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
         secret = population_secret(ledger, settings, spec)
+        note_ledger(settings.secrets_dir, spec.population, ledger.identity)
         settings.make_private_folders()
         sweep_scratch(settings.scratch)
         private = Store.open(settings.private_url)
@@ -110,8 +111,11 @@ class Job:
         Raises:
             BudgetExceeded: it, or what the release has still to charge after it, does not fit a population's limit.
             LedgerError: the release was abandoned.
+            PrivacyError: the part has no guarantee.
         """
         part = self.part(name)
+        if not part.guaranteed:
+            raise PrivacyError(f"{name} of {self.spec.release} has {self.plan.stamp}: there is no loss to charge")
         if self.find_charge(name) is None:
             self._require_budget()
         charge = self.ledger.charge(
@@ -127,7 +131,7 @@ class Job:
 
     def _require_budget(self) -> None:
         """Refuse to begin what cannot be paid to its end: a model that no release may use is budget lost."""
-        ahead = [part for part in self.plan.parts() if self.find_charge(part.name) is None]
+        ahead = [part for part in self.plan.parts() if part.guaranteed and self.find_charge(part.name) is None]
         for population in dict.fromkeys(part.population for part in ahead):
             parts = [part for part in ahead if part.population == population]
             quote = self.ledger.quote(population, ComposedEvent(tuple(part.event for part in parts)))
@@ -181,17 +185,18 @@ def population_secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> 
     """Load the secret of the spec's population and check it, and the source, against the ledger.
 
     Raises:
-        LedgerError: the population is unknown, or bound to another source.
+        LedgerError: the population is unknown, kept by another ledger, or bound to another source.
         SettingsError: the secret is missing, or is not the one the ledger knows.
     """
     population = ledger.population(spec.population)
-    secret = load_secret(settings.secrets_dir, spec.population)
-    if secret.fingerprint() != population.secret_fingerprint:
-        raise SettingsError(
-            f"the secret of population {spec.population} has fingerprint {secret.fingerprint()}, "
-            f"the ledger knows {population.secret_fingerprint}: restore the right one from backup"
+    secret = known_secret(settings, population)
+    require_noted(settings.secrets_dir, spec.population, ledger.identity)
+    if population.unit != spec.source.unit_text:
+        raise LedgerError(
+            f"the budget of population {spec.population} protects one {population.unit}, the spec says "
+            f"{spec.source.unit_text}: the same unit in every release, or its losses do not add up"
         )
-    if population.source_hmac not in source_macs(secret, spec):
+    if population.source_hmac not in source_macs(secret, spec, settings.data_dir):
         raise LedgerError(
             f"population {spec.population} is bound to another source than {spec.source.url}: "
             f"name the population of this source, or make one with `cadp budget init`"
@@ -199,16 +204,30 @@ def population_secret(ledger: Ledger, settings: Settings, spec: ReleaseSpec) -> 
     return secret
 
 
-def source_macs(secret: PopulationSecret, spec: ReleaseSpec) -> tuple[str, ...]:
+def known_secret(settings: Settings, population: Population) -> PopulationSecret:
+    """Load a population's secret and check that it is the one that the ledger knows.
+
+    Raises:
+        SettingsError: it is missing, or another.
+    """
+    secret = load_secret(settings.secrets_dir, population.name)
+    if secret.fingerprint() != population.secret_fingerprint:
+        raise SettingsError(
+            f"the secret of population {population.name} has fingerprint {secret.fingerprint()}, "
+            f"the ledger knows {population.secret_fingerprint}: restore the right one from backup"
+        )
+    return secret
+
+
+def source_macs(secret: PopulationSecret, spec: ReleaseSpec, data_dir: Path) -> tuple[str, ...]:
     """Return what binds a population to its source, HMAC of the source's address under the population's secret.
 
-    The first is how it is bound today; the others are how earlier versions did, which named the format too, so that
-    one folder that can be read in two formats could have had two budgets.
+    The first is how it is bound today; the others are how earlier versions did: they named the format too, so that one
+    folder that can be read in two formats could have had two budgets, and a catalogued dataset's folder by its path.
     """
-    # One folder has one address however it is written, or it could be given two budgets.
-    known = catalogue.find(spec.source.url)
-    address = known.name if known else str(Path(spec.source.url.removeprefix("file://")).resolve())
-    return tuple(secret.mac("source", f"{before}{address}".encode()).hex() for before in ("", *_FORMERLY))
+    names = addresses(spec.source.url, data_dir)
+    texts = (f"{before}{name}" for before in ("", *_FORMERLY) for name in names)
+    return tuple(secret.mac("source", text.encode()).hex() for text in texts)
 
 
 class Step(Protocol):

@@ -1,22 +1,27 @@
 """Privatize: one charge in, one sealed run of released records a range out.
 
-`x → z = f(x; y) → z̃ → x̃ = f⁻¹(z̃; y)`, clamped, 8 bit, PNG. Everything after z̃ is post-processing. Each released record
-gets an i.i.d. 128-bit id: its public name and its sort key, so that sorting by it is a uniform permutation.
+`x → z = f(x; y) → z̃ → x̃ = f⁻¹(z̃; ỹ)`, clamped, 8 bit, PNG: y is the record's own label, ỹ the released one. Everything
+after z̃ and ỹ is post-processing. Each released record gets an i.i.d. 128-bit id: its public name and its sort key, so
+that sorting by it is a uniform permutation.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cadp.errors import CadpError, SealConflict
 from cadp.exchange import INDEX_SUFFIX, interval, merge, write_run
+from cadp.privacy.bits import random_bytes
+from cadp.privacy.labels import LabelPlan, PublicLabels
 from cadp.privacy.mechanisms import Mechanism
+from cadp.privacy.seeded import stamped
 from cadp.records import Batch, Released, pack_released, unpack_released
 from cadp.reporter import Reporter
 from cadp.shards import encode_png
 from cadp.steps.job import Job, Renewal
 from cadp.steps.published import is_published
+from cadp.steps.reproduce import keep_range, ranges_left
 from cadp.steps.train import load_model, range_batches
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ class PrivatizeStep:
         if is_published(job):
             return []
         load_model(job)
+        if job.plan.stamp:
+            return ranges_left(job)
         charge = job.charge("records")
         sealed = job.ledger.seals(charge.id)
         self._before[job.spec.release] = sum(int(str(seal.facts["records"])) for seal in sealed.values())
@@ -47,26 +54,26 @@ class PrivatizeStep:
 
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
         """Privatize one range with fresh noise, write its run under this attempt's own key and seal it."""
+        if job.plan.stamp:
+            with reporter.progress(f"privatize, {job.plan.stamp}", job.plan.facts.records, "records") as advance:
+                keep_range(job, index, _records(job, index, advance), reporter)
+            return
         charge = job.charge("records")
         lease = job.lease(charge, index, reporter)
         if lease is None:
             return
         renewal = Renewal(job.ledger, lease)
-        flow = load_model(job)
         key = f"sealed/{index:05d}.{lease.token}-{os.urandom(4).hex()}.run"
         before = self._before.get(job.spec.release, 0)
         with reporter.progress("privatize", job.plan.facts.records, "records", before) as advance:
 
-            def items() -> Iterator[tuple[bytes, bytes]]:
-                for batch in range_batches(job, index):
-                    for record in privatize_batch(flow, job.plan.mechanism, batch):
-                        yield record.id, pack_released(record)
-                    advance(len(batch))
-                    renewal.renew_if_due()
+            def done(records: int) -> None:
+                advance(records)
+                renewal.renew_if_due()
 
-            run = write_run(items(), job.private, key, scratch=job.scratch)
+            run = write_run(_records(job, index, done), job.private, key, scratch=job.scratch)
         try:
-            job.ledger.seal(lease, key=run.key, sha256=run.sha256, facts={"records": run.records})
+            job.ledger.seal(lease, key=run.key, sha256=run.sha256, facts=stamped({"records": run.records}))
         except SealConflict:
             _delete_run(job, run.key)  # another attempt's output counts; this one is never read
             raise
@@ -75,7 +82,7 @@ class PrivatizeStep:
     def finish(self, job: Job, reporter: Reporter) -> None:
         """Close the charge once every range is sealed, and delete what attempts left that were not."""
         del reporter
-        if is_published(job):
+        if is_published(job) or job.plan.stamp:
             return
         job.ledger.finish(job.charge("records").id, job.plan.ranges)
         kept = set(sealed_runs(job))
@@ -84,12 +91,23 @@ class PrivatizeStep:
                 job.private.delete(key)
 
 
+def _records(job: Job, index: int, done: Callable[[int], None]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the released records of one range, packed under their ids, and tell `done` of each batch."""
+    flow = load_model(job)
+    for batch in range_batches(job, index):
+        for record in privatize_batch(flow, job.plan.mechanism, batch, job.plan.labels):
+            yield record.id, pack_released(record)
+        done(len(batch))
+
+
 def _delete_run(job: Job, key: str) -> None:
     for part in (key, key + INDEX_SUFFIX):
         job.private.delete(part)
 
 
-def privatize_batch(flow: "ConditionalFlow", mechanism: Mechanism, batch: Batch) -> list[Released]:
+def privatize_batch(
+    flow: "ConditionalFlow", mechanism: Mechanism, batch: Batch, labels: LabelPlan | None = None
+) -> list[Released]:
     """Replace each record of a batch by one drawn from its noisy latent.
 
     Nothing about a released record depends on the values of another row: the network and the mechanism work row by
@@ -99,15 +117,17 @@ def privatize_batch(flow: "ConditionalFlow", mechanism: Mechanism, batch: Batch)
         flow: the conditional invertible network, latent dimension d.
         mechanism: a frozen plan; what it charges is what runs.
         batch: n records; rows with `valid` false enter as the zero latent.
+        labels: what happens to labels; they are public if None.
 
     Returns:
         n released records in the order of the batch, under fresh random ids.
     """
     codes = mechanism.privatize(flow.encode_images(batch.images, batch.labels), batch.valid)
-    images = flow.decode_images(codes, batch.labels)
+    released = (labels or PublicLabels()).release(batch.labels, batch.valid)
+    images = flow.decode_images(codes, released)
     return [
-        Released(id=os.urandom(16), label=int(label), png=encode_png(image))
-        for image, label in zip(images, batch.labels, strict=True)
+        Released(id=random_bytes(16), label=int(label), png=encode_png(image))
+        for image, label in zip(images, released, strict=True)
     ]
 
 

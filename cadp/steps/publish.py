@@ -21,11 +21,13 @@ from cadp.records import Released
 from cadp.reporter import Reporter, counted
 from cadp.shards import decode_png
 from cadp.spec import canonical_json
+from cadp.steps.audit import kept_audit, public_figures
 from cadp.steps.budgets import budget_row
 from cadp.steps.disclosure import publication_context, release_facts
 from cadp.steps.job import Job
 from cadp.steps.privatize import released_records
 from cadp.steps.published import is_published, signing_key_path
+from cadp.steps.stamps import require_no_stamp
 from cadp.steps.validate import expectation_files, gate_answer, require_passed
 
 __all__ = ["CONTEXT_KEY", "DONE", "PublishStep", "is_published", "published_facts", "sample", "signing_key_path"]
@@ -49,7 +51,9 @@ class PublishStep:
         del reporter
         if is_published(job):
             return []
+        require_no_stamp(job)
         require_passed(job)
+        public_figures(kept_audit(job.plan, job.private))  # an audit that refuted the code stops here
         signer = load_signer(signing_key_path(job.settings))  # a missing key stops here, before anything is public
         _require_key(job, signer)
         claim(job.public, job.spec.release, job.plan_digest)
@@ -104,7 +108,8 @@ def published_facts(job: Job) -> ReleaseFacts:
 def _fix_context(job: Job, signer: Signer) -> None:
     """Fix what the documents say and a rerun could not know; an earlier attempt's stands."""
     with contextlib.suppress(ObjectExists):
-        job.private.put(CONTEXT_KEY, canonical_json(publication_context(job) | {"key_id": signer.key_id}))
+        context = {"key_id": signer.key_id, "audit": public_figures(kept_audit(job.plan, job.private))}
+        job.private.put(CONTEXT_KEY, canonical_json(publication_context(job) | context))
 
 
 def _require_key(job: Job, signer: Signer) -> None:

@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadp.errors import CadpError, RejectedInput, SpecError
-from cadp.exchange import INDEX_SUFFIX, interval, merge, write_run
-from cadp.records import Record, pack_record, unpack_record
+from cadp.exchange import INDEX_SUFFIX, merge, write_run
+from cadp.records import Record, pack_record
 from cadp.reporter import Reporter, counted
 from cadp.shards import read_raw_shard, write_raw_shard
 from cadp.sources import Source, open_source
 from cadp.spec import canonical_json
 from cadp.steps.job import Job
 from cadp.steps.published import is_published
+from cadp.steps.units import check_disjoint, unit_facts, unit_interval, within_cap
 
 TRAIN, HOLDOUT = "train", "test"
 FACTS_KEY = "raw/facts.json"
@@ -35,9 +36,14 @@ RAW = re.compile(r"raw/(facts\.json|rejects\.parquet|(train|test)\.run(\.index)?
 
 
 class SplitFacts(TypedDict):
-    """What was counted in one split; `class_counts` is in the order of the spec's classes."""
+    """What was counted in one split; `class_counts` is in the order of the spec's classes.
+
+    Of records over their unit's cap only the number is kept: `records`, `rejected` and `class_counts` are without them.
+    """
 
     records: int
+    units: int
+    over_cap: int
     rejected: int
     class_counts: list[int]
 
@@ -59,9 +65,10 @@ class ShardStep:
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
         """Cut one raw shard out of its split's run; the same bytes at every attempt."""
         holdout = index == job.plan.ranges
-        low, high = interval(0, 1) if holdout else interval(index, job.plan.ranges)
+        low, high = unit_interval(0, 1) if holdout else unit_interval(index, job.plan.ranges)
         run = _run_key(HOLDOUT if holdout else TRAIN)
-        total = job.plan.facts.records + job.plan.facts.holdout_records
+        most = _cap(job, HOLDOUT if holdout else TRAIN)
+        total = job.plan.facts.records + job.plan.facts.over_cap + job.plan.facts.holdout_records
         label = "cut shards"
         with (
             tempfile.TemporaryDirectory(dir=job.scratch) as folder,
@@ -69,7 +76,7 @@ class ShardStep:
         ):
             path = Path(folder) / "shard.tar"
             items = counted(merge(job.private, [run], low, high), advance)
-            write_raw_shard(path, (unpack_record(data) for _, data in items))
+            write_raw_shard(path, within_cap(items, most))
             job.private.put(raw_key(job, index), path)
 
     def finish(self, job: Job, reporter: Reporter) -> None:
@@ -101,10 +108,12 @@ class ShardStep:
                 for key in (_run_key(split), _run_key(split) + INDEX_SUFFIX):
                     job.private.delete(key)  # of an attempt that did not get to its end
                 write_run(items, job.private, _run_key(split), scratch=job.scratch)
-            facts[split] = counted.facts()
+            facts[split] = counted.facts() if job.spec.source.unit == "record" else _by_unit(job, split)
         _put_rejects(job, rejects)
         for split, expected in declared.items():
             _check_counts(job, split, expected, facts[split])
+        if job.spec.source.unit != "record":
+            check_disjoint(*(merge(job.private, [_run_key(split)], None, None) for split in declared))
         job.private.put(FACTS_KEY, canonical_json(facts))
 
 
@@ -128,7 +137,33 @@ class _Counted:
 
     def facts(self) -> SplitFacts:
         counts = [self._labels[label] for label in range(self._classes)]
-        return {"records": self._labels.total(), "rejected": self._rejected, "class_counts": counts}
+        records = self._labels.total()
+        return {
+            "records": records,
+            "units": records,
+            "over_cap": 0,
+            "rejected": self._rejected,
+            "class_counts": counts,
+        }
+
+
+def _by_unit(job: Job, split: str) -> SplitFacts:
+    """Count a split by unit, from its run."""
+    found = unit_facts(merge(job.private, [_run_key(split)], None, None), _cap(job, split), len(job.plan.facts.classes))
+    return {
+        "records": found.records,
+        "units": found.units,
+        "over_cap": found.over_cap,
+        "rejected": found.rejected,
+        "class_counts": found.class_counts,
+    }
+
+
+def _cap(job: Job, split: str) -> int:
+    """The most records of a unit that are used; of the holdout the gate takes one of each by itself."""
+    if split == TRAIN:
+        return job.plan.records_per_unit if job.spec.source.unit != "record" else job.plan.facts.records
+    return job.plan.facts.holdout_records
 
 
 def _keyed(records: Iterator[Record], job: Job) -> Iterator[tuple[bytes, bytes]]:
@@ -141,6 +176,8 @@ def _keyed(records: Iterator[Record], job: Job) -> Iterator[tuple[bytes, bytes]]
 
 
 def _check_counts(job: Job, split: str, expected: int, facts: SplitFacts) -> None:
+    if job.spec.source.unit != "record":
+        _check_units(job, split, facts)
     if facts["records"] != expected:
         raise SpecError(
             f"the plan counts on {expected:,} records in split {split} of {job.spec.source.url}, which holds "
@@ -153,6 +190,21 @@ def _check_counts(job: Job, split: str, expected: int, facts: SplitFacts) -> Non
             f"{facts['rejected']:,} of {expected:,} records of split {split} cannot be read ({share:.2%}, "
             f"source.max_rejects is {most:.2%}); nothing was charged. The reasons are in "
             f"{job.private.url_of(REJECTS_KEY)}. Next: `cadp abandon`, and mend the source or raise max_rejects"
+        )
+
+
+def _check_units(job: Job, split: str, facts: SplitFacts) -> None:
+    """Every record read is within its unit's cap or over it, and all three numbers are the public ones."""
+    public, unit = job.plan.facts, job.spec.source.unit
+    own = split == TRAIN
+    units, over_cap = (public.unit_count, public.over_cap) if own else (public.holdout_unit_count, 0)
+    records = public.records if own else public.holdout_records
+    if (facts["units"], facts["over_cap"], facts["records"]) != (units, over_cap, records):
+        raise SpecError(
+            f"the plan counts on {records + over_cap:,} records of {units:,} {unit}s in split {split} of "
+            f"{job.spec.source.url}, {over_cap:,} of them over the cap of {_cap(job, split):,}; it holds "
+            f"{facts['records'] + facts['over_cap']:,} of {facts['units']:,}, {facts['over_cap']:,} over it: nothing "
+            f"was charged. Next: `cadp abandon`, and correct the spec's public counts"
         )
 
 

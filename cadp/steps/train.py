@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cadp.errors import CadpError, CheckpointRefused, SealConflict
 from cadp.privacy.accountant import RELATION
+from cadp.privacy.seeded import stamped
 from cadp.records import Batch, stack
 from cadp.reporter import Reporter
 from cadp.steps.job import Job
@@ -47,14 +48,16 @@ class TrainStep:
         lease = job.lease(charge, index, reporter)
         if lease is None:
             return
-        counts = np.array(read_facts(job)[TRAIN]["class_counts"], dtype=np.int64)
+        private = job.plan.labels.private  # then the counts are, and the plan asks for noisy ones
+        counts = None if private else np.array(read_facts(job)[TRAIN]["class_counts"], dtype=np.int64)
+        total = job.plan.facts.records if private else None
         with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
             records = decode_once(job, Path(folder), reporter)
-            flow = fit_moments(records.batches, job.plan.moments, counts, reporter)
+            flow = fit_moments(records.batches, job.plan.moments, counts, reporter, records=total)
         record = {"relation": RELATION, "population": job.spec.population, "event": charge.event.to_json()}
         digest = save_checkpoint(job.models, flow, record, job.plan.versions)
         try:
-            job.ledger.seal(lease, key=digest, sha256=digest, facts={})
+            job.ledger.seal(lease, key=digest, sha256=digest, facts=stamped({}))
         except SealConflict:
             for key in model_objects(job.models, digest):  # another attempt's model counts; this one is never read
                 job.models.delete(key)

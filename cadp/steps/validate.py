@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadp.errors import CadpError, Withheld
+from cadp.privacy.labels import plausible_counts
+from cadp.privacy.seeded import stamped
 from cadp.records import stack
 from cadp.reporter import Reporter
 from cadp.shards import decode_png
 from cadp.steps.job import Job
 from cadp.steps.privatize import released_records, sealed_runs
 from cadp.steps.shard import TRAIN, read_facts, read_shard
+from cadp.steps.stamps import require_guarantee
 from cadp.utility.gate import one_per_unit
 from cadp.utility.released_frame import ReleasedFrame
 
@@ -34,6 +37,7 @@ class ValidateStep:
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
         """Charge the gate, once there are records; nothing is left to do once its answer and verdict are recorded."""
+        require_guarantee(job)
         sealed_runs(job)
         charge = job.charge("gate")
         done = job.ledger.recorded_answer(charge.id) is not None and job.private.exists(VERDICT)
@@ -47,7 +51,7 @@ class ValidateStep:
         answer = job.ledger.recorded_answer(charge.id)
         if answer is None:
             hits = _hits(job, images, labels, reporter)
-            answer = job.ledger.answer(charge.id, job.plan.gate.answer(hits))
+            answer = job.ledger.answer(charge.id, stamped(job.plan.gate.answer(hits)))
         _check_expectations(job, frame, answer)
 
     def finish(self, job: Job, reporter: Reporter) -> None:
@@ -140,8 +144,10 @@ def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any])
         records=facts.records,
         classes=facts.classes,
         shape=facts.shape,
-        class_counts=read_facts(job)[TRAIN]["class_counts"],
+        # True counts are public only with the labels; a broken expectation is published, and withholds the release.
+        class_counts=None if job.plan.labels.private else read_facts(job)[TRAIN]["class_counts"],
         gate=answer,
+        class_ranges=plausible_counts(job.plan.labels, facts.records),
     )
     if job.private.exists(VERDICT):
         return  # another process was faster

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -13,8 +13,13 @@ BLOCK = 1 << 20
 class Backend(Protocol):
     """One local directory or one bucket. Keys are checked before they arrive here."""
 
-    def put_if_absent(self, key: str, data: bytes | Path, *, size: int, sha256: str) -> bool:
-        """Make `data` visible under `key`, whole, and durable; return False if something is there already."""
+    def put_if_absent(
+        self, key: str, data: bytes | Path, *, size: int, sha256: str, ready: Callable[[], None] | None = None
+    ) -> bool:
+        """Make `data` visible under `key`, whole, and durable; return False if something is there already.
+
+        `ready` is called once before it becomes visible, with as much written by then as can be.
+        """
 
     def get(self, key: str) -> bytes:
         """Return the whole object."""

@@ -1,7 +1,7 @@
 """The store that every other part of the program sees."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,6 +78,21 @@ class Store:
             ObjectExists: other bytes are there; they are left as they are.
             StoreError: nothing was made visible.
         """
+        return self._put(key, data, None)
+
+    def put_after(self, ready: Callable[[], None], key: str, data: bytes) -> StoredObject:
+        """As `put`, but visible only once `ready` has returned.
+
+        The bytes are written meanwhile where storage allows it, so that many writers can write at the same time and
+        their objects still appear in an order.
+
+        Raises:
+            ObjectExists: other bytes are there; they are left as they are.
+            StoreError: nothing was made visible.
+        """
+        return self._put(key, data, ready)
+
+    def _put(self, key: str, data: bytes | Path, ready: Callable[[], None] | None) -> StoredObject:
         full = self._full(key)
         backend = self._backend()
         try:
@@ -85,7 +100,7 @@ class Store:
                 size, sha256 = digest(stream)
         except OSError as error:
             raise StoreError(f"cannot read {data!s} to put it under {key!r}: {error.strerror}") from error
-        if not backend.put_if_absent(full, data, size=size, sha256=sha256):
+        if not backend.put_if_absent(full, data, size=size, sha256=sha256, ready=ready):
             there = backend.size(full)
             if there != size or self.sha256(key) != sha256:
                 raise ObjectExists(

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +26,9 @@ class LocalBackend:
         self.root = root
         self._staging: Path | None = None
 
-    def put_if_absent(self, key: str, data: bytes | Path, *, size: int, sha256: str) -> bool:
+    def put_if_absent(
+        self, key: str, data: bytes | Path, *, size: int, sha256: str, ready: Callable[[], None] | None = None
+    ) -> bool:
         """Write a temporary file, sync it, and link it to its name."""
         del size, sha256
         target = self.root / key
@@ -37,7 +39,7 @@ class LocalBackend:
             _make_directories(target.parent)
             for staging in self._staging_candidates():
                 with _suppress_elsewhere(last=staging == self.root / STAGING):
-                    return self._write_and_link(staging, target, data)
+                    return self._write_and_link(staging, target, data, ready)
         raise StoreError(f"cannot write {key!r} below {self.root}: no directory to write temporary files in")
 
     def _staging_candidates(self) -> list[Path]:
@@ -46,7 +48,9 @@ class LocalBackend:
             return [self._staging]
         return [self.root.parent / f"{STAGING}-{self.root.name}", self.root / STAGING]
 
-    def _write_and_link(self, staging: Path, target: Path, data: bytes | Path) -> bool:
+    def _write_and_link(
+        self, staging: Path, target: Path, data: bytes | Path, ready: Callable[[], None] | None
+    ) -> bool:
         if self._staging is None:
             staging.mkdir(mode=0o700, exist_ok=True)
             _remove_stale(staging)
@@ -58,6 +62,8 @@ class LocalBackend:
                     sink.write(block)
                 sink.flush()
                 os.fsync(sink.fileno())
+            if ready is not None:
+                ready()
             try:
                 os.link(temporary, target)
                 won = True

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,9 +50,13 @@ class S3Backend:
             raise StoreError(f"cannot open s3://{bucket} with these options: {error}") from error
         self._fs.retries = 3  # each waits for the connection again: an unreachable endpoint must fail in bounded time
 
-    def put_if_absent(self, key: str, data: bytes | Path, *, size: int, sha256: str) -> bool:
+    def put_if_absent(
+        self, key: str, data: bytes | Path, *, size: int, sha256: str, ready: Callable[[], None] | None = None
+    ) -> bool:
         """Send the object on condition that there is none; a conflict with another writer in flight is tried again."""
         del sha256
+        if ready is not None:
+            ready()
         if size >= 2 * PART and self.size(key) is not None:
             return False  # no need to send it all to hear so
         for attempt in range(_ATTEMPTS):

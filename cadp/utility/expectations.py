@@ -59,6 +59,7 @@ def check_release(
     shape: tuple[int, int, int],
     class_counts: Sequence[int] | None,
     gate: Mapping[str, Any] | None,
+    class_ranges: Sequence[tuple[int, int]] | None = None,
 ) -> ExpectationReport:
     """Check a release against its declared public facts.
 
@@ -69,10 +70,13 @@ def check_release(
         shape: `(h, w, c)` of every image.
         class_counts: how many records each class must have where labels are public, else None.
         gate: the gate's recorded answer, None where no gate ran.
+        class_ranges: the least and most records of each class, from public probabilities, where labels are private.
     """
     suites: list[_Suite] = [("records", frame, _on_records(records, classes, shape), None)]
     if class_counts is not None:
         suites.append(("classes", _classes_frame(frame, classes, class_counts), _on_classes(), "name"))
+    if class_ranges is not None:
+        suites.append(("classes", _ranges_frame(frame, classes, class_ranges), _on_ranges(), "name"))
     if gate is not None:
         suites.append(("gate", _gate_frame(gate), _on_gate(), "n"))
     configured, results = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -153,6 +157,22 @@ def _on_classes() -> list[dict[str, Any]]:
     ]
 
 
+def _on_ranges() -> list[dict[str, Any]]:
+    """Labels are private: what is expected follows from the public probabilities of released labels alone."""
+    pairs = (("least", "released", "least"), ("most", "most", "released"))
+    return [
+        _expect(
+            f"class-sizes-{name}",
+            f"every class has at {name} as many records as the labels' public probabilities allow",
+            "column_pair_values_a_to_be_greater_than_b",
+            column_A=larger,
+            column_B=smaller,
+            or_equal=True,
+        )
+        for name, larger, smaller in pairs
+    ]
+
+
 def _on_gate() -> list[dict[str, Any]]:
     return [
         _expect(
@@ -174,9 +194,22 @@ def _expect(name: str, says: str, kind: str, column: str | None = None, **kwargs
 def _classes_frame(frame: "pd.DataFrame", classes: Sequence[str], class_counts: Sequence[int]) -> "pd.DataFrame":
     import pandas as pd  # noqa: PLC0415  (part of the `release` extra)
 
+    return pd.DataFrame({"name": [*classes], "released": _sizes(frame, len(classes)), "declared": [*class_counts]})
+
+
+def _ranges_frame(
+    frame: "pd.DataFrame", classes: Sequence[str], class_ranges: Sequence[tuple[int, int]]
+) -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415  (part of the `release` extra)
+
+    least, most = zip(*class_ranges, strict=True)
+    columns = {"name": [*classes], "released": _sizes(frame, len(classes)), "least": [*least], "most": [*most]}
+    return pd.DataFrame(columns)
+
+
+def _sizes(frame: "pd.DataFrame", classes: int) -> list[int]:
     released = frame["label"].value_counts()
-    counts = [int(released.get(label, 0)) for label in range(len(classes))]
-    return pd.DataFrame({"name": [*classes], "released": counts, "declared": [*class_counts]})
+    return [int(released.get(label, 0)) for label in range(classes)]
 
 
 def _gate_frame(gate: Mapping[str, Any]) -> "pd.DataFrame":

@@ -4,6 +4,7 @@ import secrets
 import shutil
 import sqlite3
 from abc import ABC, abstractmethod
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -86,12 +87,11 @@ class FilePlace(Place):
         _copy_file(Path(twin.removeprefix("sqlite:///")), self.file)
 
     def execute(self, *statements: str) -> list[Any]:
-        connection = sqlite3.connect(self.file)
         rows: list[Any] = []
-        for statement in statements:
-            rows = connection.execute(statement).fetchall()
-        connection.commit()
-        connection.close()
+        with closing(sqlite3.connect(self.file)) as connection:
+            for statement in statements:
+                rows = connection.execute(statement).fetchall()
+            connection.commit()
         return rows
 
 

@@ -117,8 +117,17 @@ def test_a_name_that_is_taken_meanwhile_is_left_alone(
 
 def test_a_folder_that_cannot_be_made_says_so(filled: Place, tmp_path: Path) -> None:
     (tmp_path / "occupied").touch()
-    with filled.open() as ledger, pytest.raises(SettingsError, match="cannot write the backup"):
-        ledger.back_up(tmp_path / "occupied" / "copy.db")
+    for target in (tmp_path / "occupied" / "copy.db", tmp_path / "occupied" / "below" / "copy.db"):
+        with (
+            filled.open() as ledger,
+            pytest.raises(SettingsError, match=r"cannot write the backup .*/occupied is not a folder; name another"),
+        ):
+            ledger.back_up(target)
+
+
+def test_a_backup_that_cannot_be_looked_for(nowhere: Place, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="cannot be looked for: .*File name too long"):
+        Ledger.restore(tmp_path / ("x" * 300), nowhere.url)
 
 
 def test_a_backup_that_is_killed_leaves_no_file_of_its_name(filled: Place, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import Connection
 
 from cadp.errors import BudgetExceeded, LedgerError, PrivacyError
-from cadp.ledger import Charge, Ledger, Population, State
+from cadp.ledger import Charge, Ledger, Population, Share, State
 from cadp.ledger.accounts import replace_total
+from cadp.ledger.budget import held_by
 from cadp.ledger.charges import counted
-from cadp.privacy.accountant import DeltaEvent, GaussianEvent, PureEvent, cap, curve
+from cadp.privacy.accountant import ComposedEvent, DeltaEvent, GaussianEvent, PureEvent, cap, curve
 from tests.ledger.places import Place, add_population, seal_all
 
 Pay = Callable[..., Charge]
@@ -69,9 +71,63 @@ def test_additive_delta_has_its_own_column_and_its_own_cap(ledger: Ledger, popul
     half = DeltaEvent(population.delta / 20)
     ledger.charge("people", release="r", key="1", event=half, parameters={})
     ledger.charge("people", release="r", key="2", event=half, parameters={})
-    with pytest.raises(BudgetExceeded, match=r"no ε holds at δ 1e-06"):
+    with pytest.raises(BudgetExceeded, match=r"asked additive δ 1e-18, left 0 of 1e-07 .*, 1e-18 too much"):
         ledger.charge("people", release="r", key="3", event=DeltaEvent(1e-18), parameters={})
-    assert ledger.budget("people").spent_additive_delta == pytest.approx(1e-7)
+    budget = ledger.budget("people")
+    assert (budget.spent_additive_delta, budget.additive_delta_cap, budget.additive_delta_left) == (1e-7, 1e-7, 0)
+
+
+def test_a_refusal_for_additive_delta_has_that_columns_figures(ledger: Ledger, pay: Pay) -> None:
+    pay("a", event=PureEvent(1.0))
+    pay("r/2/b", release="r/2", event=DeltaEvent(9e-8))
+    with pytest.raises(BudgetExceeded) as refusal:
+        pay("c", release="r/3", event=DeltaEvent(2e-6))
+    text = str(refusal.value)
+    assert "asked additive δ 2e-06, left 1e-08 of 1e-07" in text
+    assert "1.99e-06 too much" in text
+    assert "spent additive δ 9e-08; held by (additive δ of each alone): r/2 9e-08 (b; RESERVED). " in text
+    assert "∞" not in text
+    assert "asked 0.00" not in text
+    with pytest.raises(BudgetExceeded, match=r"asked 7.50 more .* 0.50 too much, and asked additive δ 2e-06"):
+        pay("d", release="r/3", event=ComposedEvent((PureEvent(7.5), DeltaEvent(2e-6))))
+    noted = [notice.text for notice in ledger.notices() if notice.kind == "refused"]
+    assert "1.99e-06 too much" in noted[0]
+
+
+def test_a_refusal_names_the_ten_that_hold_most_and_their_charges(ledger: Ledger, pay: Pay) -> None:
+    for number in range(12):
+        pay(f"r/{number}/a", release=f"r/{number}", event=PureEvent((10 + number) / 100))
+    for part in "bcde":
+        pay(f"r/11/{part}", release="r/11", event=PureEvent(0.01))
+    with pytest.raises(BudgetExceeded) as refusal:
+        pay("more", release="r/x", event=PureEvent(7.9))
+    held = str(refusal.value).partition("held by (ε of each alone): ")[2].partition(". Nothing")[0]
+    assert held.startswith("r/11 0.25 (a, b, c and 2 more; RESERVED), r/10 0.20 (a; RESERVED), r/9 0.19 (")
+    assert held.endswith("r/2 0.12 (a; RESERVED) and 2 more releases")
+
+
+def test_who_holds_the_budget_is_read_when_nobody_waits(
+    ledger: Ledger, pay: Pay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pay("a", event=PureEvent(5.0))
+    writing: list[bool] = []
+
+    def held(connection: Connection, population: Population) -> list[Share]:
+        writing.append(connection.get_execution_options().get("cadp_write", False) or _locks(connection))
+        return held_by(connection, population)
+
+    monkeypatch.setattr("cadp.ledger.refusals.held_by", held)
+    with pytest.raises(BudgetExceeded, match=r"held by .*r/1 5.00 \(a; RESERVED\)"):
+        pay("b", event=PureEvent(5.0))
+    assert writing == [False]
+
+
+def _locks(connection: Connection) -> bool:
+    """Whether this connection holds the row that every write takes first."""
+    if connection.dialect.name != "postgresql":
+        return False
+    held = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode = 'RowShareLock'"
+    return bool(connection.exec_driver_sql(held).scalar())
 
 
 def test_an_event_without_any_finite_order_is_refused(ledger: Ledger, population: Population) -> None:
@@ -93,7 +149,7 @@ def test_a_refusal_says_asked_left_difference_and_who_holds_the_budget(ledger: L
     text = str(refusal.value)
     assert "asked 1.50 more (ε 1.50 alone), left 1.00; ε would become 8.50, 0.50 too much" in text
     assert "Spent ε 7.00, limit ε 8.00 at δ 1e-06" in text
-    assert "r/1 5.00 (PUBLISHED), r/2 2.00 (RESERVED)" in text
+    assert "held by (ε of each alone): r/1 5.00 (a; PUBLISHED), r/2 2.00 (b; RESERVED). " in text
     assert [charge.key for charge in ledger.charges()] == ["a", "b"]
 
 
@@ -167,7 +223,7 @@ def test_a_published_release_finds_its_charges_again(ledger: Ledger, pay: Pay) -
     assert (again.id, again.state) == (first.id, State.PUBLISHED)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, "\ud800"], ids=range(5))
 def test_parameters_are_plain_json(pay: Pay, value: object) -> None:
     with pytest.raises(LedgerError, match="plain JSON"):
         pay("a", value=value)

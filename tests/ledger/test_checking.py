@@ -13,6 +13,7 @@ from cadp.ledger.canonical import digest
 from cadp.ledger.chain import append
 from cadp.ledger.opening import database_at
 from cadp.privacy.accountant import Curve, DeltaEvent, GaussianEvent, PureEvent, curve
+from cadp.store import Store
 from tests.ledger.lives import Life, scripted
 from tests.ledger.places import FilePlace, Place, add_population, seal_all
 
@@ -189,6 +190,22 @@ def test_an_anchor_beyond_the_end_and_one_in_the_middle_are_found(lived: FilePla
         files[3].write_bytes(files[3].read_bytes() + b" ")
         with pytest.raises(LedgerRewound, match="anchor of entry 4 .* another entry's"):
             ledger.check()
+
+
+def test_no_snapshot_is_open_while_the_anchors_are_fetched(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server ends a transaction that idles, and reading many anchors takes long."""
+    get = Store.get
+    with place.open() as ledger:
+        pool, states = ledger._database.engine.pool, list[int]()
+
+        def watched(store: Store, key: str) -> bytes:
+            states.append(pool.checkedout())  # type: ignore[attr-defined]
+            return get(store, key)
+
+        monkeypatch.setattr(Store, "get", watched)
+        ledger.check()
+    assert states
+    assert set(states) == {0}
 
 
 def test_every_step_of_a_life_passes_while_another_process_has_it_open(place: Place) -> None:

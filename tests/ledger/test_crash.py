@@ -31,6 +31,10 @@ class Faulty:
             raise StoreError(f"no answer for {key}")
         return self._store.put(key, data)
 
+    def put_after(self, ready: Callable[[], None], key: str, data: bytes) -> object:
+        ready()
+        return self.put(key, data)
+
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 

@@ -5,7 +5,7 @@ import pytest
 from cadp.errors import BudgetExceeded, StoreError
 from cadp.ledger import Ledger, Notice, Population
 from cadp.ledger.notices import crossed
-from cadp.privacy.accountant import PureEvent
+from cadp.privacy.accountant import DeltaEvent, PureEvent
 from tests.ledger.places import Place, add_population, seal_all
 from tests.ledger.test_crash import Faulty
 
@@ -51,6 +51,15 @@ def test_a_life_is_told(ledger: Ledger, population: Population) -> None:
     assert told[4].text == "r/1 is burned (a test): its 2 charges stay spent and it can never be published"
     assert told[6].text.startswith("people has passed 80% of its limit: ε 7.00")
     assert ledger.notices(after=told[5].id) == told[6:]
+
+
+def test_additive_delta_has_thresholds_of_its_own(ledger: Ledger, population: Population) -> None:
+    for key, delta in (("a", 4e-8), ("b", 4.5e-8), ("c", 1e-9), ("d", 1.4e-8)):
+        ledger.charge("people", release="r/1", key=key, event=DeltaEvent(delta), parameters={})
+    assert [notice.text for notice in ledger.notices() if notice.kind == "threshold"] == [
+        "people has passed 80% of the additive δ that samplers may take: 8.5e-08 of 1e-07, left 1.5e-08",
+        "people has passed 95% of the additive δ that samplers may take: 1e-07 of 1e-07, left 0",
+    ]
 
 
 def test_nobody_is_told_of_what_is_not_anchored_yet_but_it_is_on_record(place: Place) -> None:

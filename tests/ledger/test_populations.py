@@ -1,5 +1,9 @@
 """A limit is for ever, and a source has one population."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 
 from cadp.errors import LedgerError
@@ -28,7 +32,7 @@ def test_the_same_population_again_is_the_same(place: Place, ledger: Ledger, pop
 def test_other_parameters_are_refused(
     ledger: Ledger, population: Population, change: dict[str, object], words: str
 ) -> None:
-    with pytest.raises(LedgerError, match=r"can never change: go on under ε 8, δ 1e-06") as refusal:
+    with pytest.raises(LedgerError, match=r"can never change: go on under ε 8\.00, δ 1e-06") as refusal:
         ledger.create_population("people", **SAME | change)
     assert words in str(refusal.value)
     assert ledger.populations() == [population]
@@ -41,7 +45,45 @@ def test_renaming_does_not_give_a_source_a_second_budget(ledger: Ledger, populat
         ledger.create_population("renamed", **SAME)
 
 
-@pytest.mark.parametrize("limit", [{"epsilon": v} for v in (0, -1.0, float("nan"), float("inf"))])
+def test_refusals_print_a_limit_as_the_ledger_counts(ledger: Ledger) -> None:
+    add_population(ledger, epsilon=8.123457)
+    for name, change in (("renamed", {}), ("people", {"unit": "record"})):
+        with pytest.raises(LedgerError, match=r"ε 8\.123457, δ 1e-06"):
+            ledger.create_population(name, **{**SAME, "epsilon": 8.123457, **change})
+
+
+def test_one_more_is_refused_under_the_write_lock(place: Place) -> None:
+    """Who asks whether there are others sees all of them: of four that want to be the only one, one is."""
+    together = Barrier(4)
+
+    def create(name: str) -> bool:
+        def refuse(others: list[Population]) -> None:
+            time.sleep(0.05)
+            if others:
+                raise LedgerError(f"{others[0].name} was first")
+
+        with place.open() as ledger:
+            together.wait(timeout=30)
+            try:
+                ledger.create_population(name, **SAME | {"source_hmac": f"hmac of {name}"}, refuse=refuse)
+            except LedgerError as error:
+                assert "was first" in str(error)
+                return False
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(create, "abcd")) == 1
+    with place.open() as ledger:
+        (made,) = ledger.populations()
+        # The same again is no other.
+        assert ledger.create_population(made.name, **SAME | {"source_hmac": made.source_hmac}, refuse=_never) == made
+
+
+def _never(_: list[Population]) -> None:
+    raise AssertionError("nothing is created")
+
+
+@pytest.mark.parametrize("limit", [{"epsilon": v} for v in (0, -1.0, 9e-7, float("nan"), float("inf"))])
 def test_senseless_limits_are_refused(ledger: Ledger, limit: dict[str, float]) -> None:
     with pytest.raises(LedgerError, match="ε"):
         add_population(ledger, **limit)

@@ -161,10 +161,10 @@ def test_who_is_dead() -> None:
 def test_another_boot_of_this_machine_is_not_called_dead_but_lapses(ledger: Ledger, running: str) -> None:
     host, boot, rest = process_owner().split("/", 2)
     before = f"{host}/{boot[::-1]}/{rest}"
-    ledger.lease(running, 0, before, 0.02)
+    ledger.lease(running, 0, before, 0.4)
     with pytest.raises(LeaseHeld):
         ledger.lease(running, 0, process_owner(), 60)
-    time.sleep(0.03)
+    time.sleep(0.5)
     assert ledger.lease(running, 0, process_owner(), 60).token == 2
 
 

@@ -20,7 +20,7 @@ from cadp.errors import LedgerError, LedgerMissing, LedgerRewound, StoreError
 from cadp.ledger import Entry, Ledger, State, recovery, reentry
 from cadp.ledger.anchored import read_anchors
 from cadp.ledger.book import Book
-from cadp.ledger.booked import Fate
+from cadp.ledger.booked import Fate, Paid
 from cadp.ledger.divergence import Recovery
 from cadp.privacy.accountant import PureEvent
 from tests.ledger.copies import OLD_ENTRIES, put_old
@@ -189,6 +189,63 @@ def test_a_survey_says_what_recovery_then_does(place: Place) -> None:
     )
     assert [entry["kind"] for entry in done.dropped] == ["charge", "burn"]
     assert done.entry == len(truth) + 1
+
+
+def test_what_was_agreed_to_and_nothing_else_is_done(place: Place) -> None:
+    life, truth = lived(place, lambda number: number == 8)
+    whole = place.twin()
+    life.restore(0)
+    shown = Ledger.survey(place.url, place.anchors)
+    with Ledger.open(whole, place.anchors) as other:
+        charge(other, "meanwhile/1/train")
+    with pytest.raises(LedgerError, match="others went on meanwhile") as refusal:
+        Ledger.recover(place.url, place.anchors, shown=shown)
+    assert not isinstance(refusal.value, LedgerRewound)
+    assert len(read_anchors(place.anchors)) == len(truth) + 1
+    require_rewound(place)
+    again = Ledger.survey(place.url, place.anchors)
+    assert "meanwhile/1" in again.releases
+    done = Ledger.recover(place.url, place.anchors, shown=again)
+    assert (done.burned, done.reentered) == (again.burned, again.reentered)
+    # A second that was asked at the same time finds it done.
+    assert Ledger.recover(place.url, place.anchors, shown=again) == Recovery()
+
+
+def test_what_was_agreed_to_holds_for_a_rebuild_too(place: Place) -> None:
+    lived(place, lambda number: False)
+    whole = place.twin()
+    lose(place)
+    shown = Ledger.survey(place.url, place.anchors, rebuild=True)
+    with Ledger.open(whole, place.anchors) as other:
+        charge(other, "meanwhile/1/train")
+    with pytest.raises(LedgerError, match="others went on meanwhile"):
+        Ledger.recover(place.url, place.anchors, rebuild=True, shown=shown)
+    # Nothing was made.
+    again = Ledger.survey(place.url, place.anchors, rebuild=True)
+    Ledger.recover(place.url, place.anchors, rebuild=True, shown=again)
+    with place.open() as ledger:
+        ledger.check()
+
+
+def test_telling_what_was_burned_looks_at_each_charge_once(
+    file_place: FilePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with file_place.open() as ledger:
+        add_population(ledger, epsilon=800.0)
+        for number in range(40):
+            charge(ledger, f"r{number}/1/train")
+    lose(file_place)
+    looked, release = [0], Paid.release.fget
+    assert release is not None
+
+    def counted(paid: Paid) -> str:
+        looked[0] += 1
+        return str(release(paid))
+
+    monkeypatch.setattr(Paid, "release", property(counted))
+    done = Ledger.recover(file_place.url, file_place.anchors, rebuild=True)
+    assert len(done.releases) == 40
+    assert looked[0] < 20 * 40
 
 
 # Lives that nobody wrote

@@ -175,7 +175,7 @@ def test_a_file_replaced_under_a_running_process_is_noticed(spent: Place) -> Non
     spend(ledger, "later")
     ledger.close()
     spent.restore(backup)
-    with pytest.raises(LedgerRewound, match="it was replaced"):
+    with pytest.raises(LedgerRewound, match="another entry 4"):
         spend(ledger, "again")
     ledger.close()
 
@@ -193,6 +193,31 @@ def test_a_chain_with_a_hole_or_without_an_end_is_refused(spent: Place) -> None:
     spent.execute("DELETE FROM chain")
     with pytest.raises(LedgerRewound, match="empty chain"):
         spent.open()
+
+
+def test_a_gap_in_the_anchors_hides_no_rewind(spent: Place) -> None:
+    """The copy ends at 3; the anchor of 4 is lost, that of 5 is there."""
+    backup = spent.twin()
+    with spent.open() as ledger:
+        spend(ledger, "later")
+        spend(ledger, "last")
+    spent.restore(backup)
+    spent.anchor_files()[3].unlink()
+    with pytest.raises(LedgerRewound, match="ends at entry 3, but entry 5 is anchored"):
+        spent.open()
+    assert len(spent.anchor_files()) == 4
+
+
+def test_other_objects_beside_the_anchors_are_none(spent: Place) -> None:
+    folder = spent.anchor_files()[0].parent
+    strange = ("leases/a.1.json", "9", "99.json", "000000099.json", "x.json", "99999999.json.bak", "٠٠٠٠٠٠٩٩.json")
+    for name in strange:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    with spent.open() as ledger:
+        spend(ledger, "later")
+        ledger.check()
+    assert Ledger.survey(spent.url, spent.anchors).reentered is None
 
 
 def test_an_entry_that_was_rewritten_is_refused(spent: Place) -> None:

@@ -1,15 +1,19 @@
 """What is particular to a ledger in a file."""
 
 import os
+import shutil
 import sqlite3
 import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from cadp.errors import LedgerError, LedgerRewound, SettingsError
+from cadp.errors import CadpError, LedgerError, LedgerRewound, SettingsError
 from cadp.ledger import Ledger
-from cadp.ledger.mounts import network_file_system
+from cadp.ledger.mounts import memory_file_system, network_file_system
 from cadp.privacy.accountant import PureEvent
 from tests.ledger.places import FilePlace, add_population
 
@@ -64,6 +68,146 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     place.file.mkdir(parents=True)
     with pytest.raises(LedgerError, match="cannot be opened"):
         place.open()
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("/dev/null", LedgerError, "it is a device, pipe or socket, not a file"),
+        ("/dev/null/ledger.db", SettingsError, "cannot be looked for: Not a directory"),
+        (f"/{'x' * 300}/ledger.db", SettingsError, "cannot be looked for: File name too long"),
+    ],
+    ids=["device", "below a file", "too long"],
+)
+def test_a_place_where_no_ledger_can_be(tmp_path: Path, path: str, error: type[Exception], message: str) -> None:
+    for act in (Ledger.open, Ledger.init):
+        with pytest.raises(error, match=message):
+            act(path, FilePlace(tmp_path).anchors)
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    place = FilePlace(tmp_path)
+    place.file.parent.mkdir()
+    place.file.symlink_to(tmp_path / "gone.db")
+    for act in (place.open, place.init):
+        with pytest.raises(SettingsError, match="is a link to .*gone.db, where nothing is"):
+            act()
+    assert place.file.is_symlink()
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_a_second_name_of_the_file_is_refused_but_not_the_one_of_its_creation(file_place: FilePlace) -> None:
+    fresh = file_place.file.with_name(f".{file_place.file.name}.0123456789abcdef.new")
+    fresh.hardlink_to(file_place.file)
+    file_place.open().close()
+    other = file_place.file.with_name("other.db")
+    other.hardlink_to(file_place.file)
+    for act in (file_place.open, file_place.init):
+        with pytest.raises(LedgerError, match=r"has 3 names \(hard links\)"):
+            act()
+    other.unlink()
+    fresh.unlink()
+    file_place.open().close()
+
+
+def as_another_user(work: Callable[[], object]) -> str:
+    """Return what `work` says to a user who owns nothing here: in a child, as only root can become one."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "it died"
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            said = str(work())
+        except CadpError as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.fixture
+def readable() -> Iterator[FilePlace]:
+    """A ledger that another user may read, in a folder that such a user can enter (pytest's are closed)."""
+    folder = Path(tempfile.mkdtemp(prefix="cadp-readable-", dir="/tmp"))
+    place = FilePlace(folder / "it")
+    try:
+        with place.init() as ledger:
+            add_population(ledger)
+            spend(ledger, "a")
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        yield place
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def reader(place: FilePlace) -> Iterator[Callable[[Callable[[Ledger], object]], str]]:
+    """Asks the ledger as somebody who may read its files and write none."""
+
+    def opened(ask: Callable[[Ledger], object]) -> object:
+        with place.open() as ledger:
+            return ask(ledger)
+
+    if os.geteuid() == 0:
+        yield lambda ask: as_another_user(lambda: opened(ask))
+        return
+
+    def here(ask: Callable[[Ledger], object]) -> str:
+        files = list(place.file.parent.iterdir())
+        for path in (*files, place.file.parent):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        try:
+            return str(opened(ask))
+        except CadpError as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            place.file.parent.chmod(0o755)
+            for path in files:
+                path.chmod(0o644)
+
+    yield here
+
+
+def test_a_reader_without_the_right_to_write_reads_along(readable: FilePlace) -> None:
+    with readable.open(), reader(readable) as ask:
+        assert ask(lambda ledger: ledger.budget("people").charged) == "0.5"
+        assert ask(lambda ledger: len(ledger.history())) == "3"
+        assert "entries=3" in ask(lambda ledger: ledger.check())
+        refused = ask(lambda ledger: spend(ledger, "b"))
+        assert "this user may not write it: nothing was recorded; run as the ledger's owner" in refused
+
+
+def test_a_reader_is_told_what_to_read_instead_and_leaves_nothing(readable: FilePlace) -> None:
+    # Even into a folder that lets it: a log of its own would keep the owner from writing.
+    readable.file.parent.chmod(0o777)
+    with reader(readable) as ask:
+        said = ask(lambda ledger: ledger.populations())
+    assert "may read the ledger" in said
+    assert "`cadp budget backup` and a copy of the anchors" in said
+    assert [file.name for file in readable.file.parent.iterdir()] == ["ledger.db"]
+
+
+def test_a_closed_folder_is_no_missing_ledger(readable: FilePlace) -> None:
+    readable.file.parent.chmod(0)
+    try:
+        if os.geteuid() == 0:
+            said = as_another_user(readable.open)
+        else:
+            with pytest.raises(SettingsError) as refusal:
+                readable.open()
+            said = f"SettingsError: {refusal.value}"
+    finally:
+        readable.file.parent.chmod(0o755)
+    assert said.startswith("SettingsError")
+    assert "cannot be looked for: Permission denied" in said
 
 
 def test_a_lost_file_is_not_replaced_by_an_empty_one(file_place: FilePlace) -> None:
@@ -148,6 +292,14 @@ def test_the_file_system_of_a_path_is_its_longest_mount(tmp_path: Path, path: st
     table.write_text(MOUNTS)
     assert network_file_system(Path(path), table) == kind
     assert network_file_system(Path(path), tmp_path / "no table of mounts") is None
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/tmp/ledger.db", "tmpfs"), ("/home/x", None), ("/mnt/shadowed/x", None)])
+def test_a_file_system_in_memory(tmp_path: Path, path: str, kind: str | None) -> None:
+    table = tmp_path / "mounts"
+    table.write_text(MOUNTS)
+    assert memory_file_system(Path(path), table) == kind
+    assert memory_file_system(Path(path), tmp_path / "no table of mounts") is None
 
 
 def test_a_ledger_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from cadp.ledger.canonical import digest
 from cadp.ledger.migrate import upgrade
 from cadp.ledger.opening import database_at
 from cadp.privacy.accountant import PureEvent
-from cadp.secret import make_secret
+from cadp.secret import PopulationSecret, make_secret
 from tests.command import Command
 from tests.ledger.copies import OLD_ENTRIES, put_old, rows
 from tests.ledger.places import FilePlace, Place, ServerPlace
@@ -112,8 +112,10 @@ def test_a_server_needs_a_folder_for_the_backup(tmp_path: Path, pg_database: str
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_the_command_upgrades_and_backs_up_below_the_private_folder(
-    tmp_path: Path, cadp: Command, pg_database: str, kind: str
+    tmp_path: Path, cadp: Command, pg_database: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What the earlier ledger says of its populations' secrets.
+    monkeypatch.setattr(PopulationSecret, "fingerprint", lambda _: "f1")
     place = build(tmp_path / "release")
     place.settings.make_private_folders()
     put_old(FilePlace(place.settings.home))

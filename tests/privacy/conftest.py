@@ -10,5 +10,5 @@ from cadp.privacy import bits
 
 @pytest.fixture
 def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feed the samplers from a fixed generator instead of the operating system, in tests only."""
+    """Feed the samplers from a fixed generator, of this test alone: `cadp.privacy.seeded` would stamp the process."""
     monkeypatch.setattr(bits, "os", SimpleNamespace(urandom=np.random.default_rng(7).bytes))

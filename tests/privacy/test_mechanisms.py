@@ -292,6 +292,6 @@ def test_impossible_plans_are_refused(kind: str) -> None:
         with pytest.raises(PrivacyError):
             plan(kind, 4.0, k)
     with pytest.raises(PrivacyError, match="unknown"):
-        plan("legacy")
+        plan("wishful")
     with pytest.raises(PrivacyError, match="privunit"):
         plan_mechanism("gaussian", epsilon=4.0, delta=0.0, content_dims=4)

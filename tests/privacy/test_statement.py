@@ -12,13 +12,15 @@ import pytest
 from cadp.errors import PrivacyError, VerificationFailed
 from cadp.privacy import plain_words
 from cadp.privacy.accountant import Curve, calibrate_gaussian, curve
-from cadp.privacy.events import ZERO_OUT, ComposedEvent, DeltaEvent, GaussianEvent, PureEvent
+from cadp.privacy.events import ZERO_OUT, ComposedEvent, DeltaEvent, Event, GaussianEvent, PureEvent
 from cadp.privacy.mechanisms import plan_mechanism
 from cadp.privacy.plain_words import losses_in, losses_of, nats, scientific
+from cadp.privacy.shuffling import PREMISES, shuffled_epsilon
 from cadp.privacy.statement import (
     Circumstances,
     Component,
     Population,
+    shuffled_row,
     statement,
     statement_lines,
     verify_statement,
@@ -127,6 +129,145 @@ def test_no_statement_calls_anyone_anonymous_or_anything_verified() -> None:
     text += Path(plain_words.__file__).read_text()
     assert "anonym" not in text.lower()
     assert "verified" not in " ".join(build()["lines"])
+
+
+SINGLE = dataclasses.replace(CLINIC, units=15_000, records=15_000, max_records_per_unit=1)
+
+
+def hidden(
+    population: Population = SINGLE, labels: str = "public", sizes: list[int] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """A statement with what it says of its shuffled records, which are of two classes."""
+    components = changes.pop("components", [TRAINING, RECORDS, GATE])
+    row = shuffled_row(components, population, labels=labels, class_sizes=sizes or [9000, 6000])
+    circumstances = Circumstances(labels=labels, model="dp", shuffled=row)
+    return build(components=components, populations=[population, HOLDOUT], circumstances=circumstances, **changes)
+
+
+def test_shuffled_records_have_a_second_figure() -> None:
+    document = hidden()
+    row = document["shuffled"]
+    found = shuffled_epsilon(row["records"]["local_epsilon"], 6000, 5e-7)
+    assert row["records"]["epsilon"] == found.epsilon < 4.0
+    assert row["records"]["n"] == 6000
+    assert row["records"]["local_epsilon"] == curve(RECORDS.event).micro[-1] / 1e6  # type: ignore[operator]
+    assert row["others"] == {"components": ["training"], "epsilon": curve(TRAINING.event).epsilon(5e-7), "delta": 5e-7}
+    assert row["epsilon"] == pytest.approx(found.epsilon + row["others"]["epsilon"], abs=1e-9)
+    assert row["epsilon"] < CHARGED.epsilon(1e-6) == document["loss"]["epsilon"]
+    assert row["premises"] == list(PREMISES)
+    said = document["lines"]
+    assert len(said) == 6
+    assert f"epsilon = {nats(row['epsilon'])} at delta = 1e-06, since each record hides among 6,000." in said[5]
+    assert "premises" in said[5] and "not charged" in said[5]
+    verify_statement(document)
+
+
+def test_without_labels_to_tell_them_apart_all_records_hide_each_other() -> None:
+    row = hidden(labels="resample")["shuffled"]
+    assert (row["records"]["n"], row["records"]["class_sizes"]) == (15_000, None)
+    label = dataclasses.replace(RECORDS, name="labels", event=PureEvent(0.5), zero_out_event=None, charge="c4")
+    charged = CHARGED + curve(label.event)
+    population = dataclasses.replace(SINGLE, charged=charged, cumulative=charged, limit_epsilon=11.0)
+    document = hidden(population, "randomized-response", components=[TRAINING, RECORDS, label, GATE])
+    row = document["shuffled"]
+    assert row["records"]["components"] == ["records", "labels"]
+    assert row["records"]["local_epsilon"] == pytest.approx(4.5, abs=1e-5)
+    verify_statement(document)
+    document["shuffled"]["records"]["components"] = ["records"]
+    with pytest.raises(VerificationFailed):
+        verify_statement(document)
+
+
+def test_a_label_composed_into_the_records_is_a_part_of_what_shuffling_hides() -> None:
+    event = ComposedEvent((PureEvent(0.5), RECORDS.event))
+    paid = dataclasses.replace(RECORDS, event=event, zero_out_event=None, parameters={"labels": {"epsilon": 0.5}})
+    charged = curve(TRAINING.event) + curve(event)
+    population = dataclasses.replace(SINGLE, charged=charged, cumulative=charged, limit_epsilon=11.0)
+    document = hidden(population, "randomized-response", components=[TRAINING, paid, GATE])
+    row = document["shuffled"]
+    assert row["records"]["local_epsilon"] == pytest.approx(4.5, abs=1e-5)
+    assert (row["records"]["n"], row["records"]["class_sizes"]) == (15_000, None)
+    verify_statement(document)
+    unpaid = dataclasses.replace(paid, parameters={})
+    refused = hidden(population, "randomized-response", components=[TRAINING, unpaid, GATE])["shuffled"]
+    assert "not among the charges" in refused["reason"]
+
+
+def _mechanism(event: Event) -> dict[str, Any]:
+    records = dataclasses.replace(RECORDS, event=event, zero_out_event=None)
+    charged = CHARGED if event == RECORDS.event else curve(TRAINING.event) + curve(event)
+    population = dataclasses.replace(SINGLE, charged=charged, cumulative=charged, limit_epsilon=90.0)
+    return {"components": [TRAINING, records, GATE], "population": population}
+
+
+NO_FIGURE: dict[str, tuple[str, dict[str, Any]]] = {
+    "gaussian": ("no pure loss", _mechanism(GaussianEvent(0.5))),
+    "resample": ("cost nothing", _mechanism(ComposedEvent(()))),
+    "several-records": ("up to 2 records", {"population": dataclasses.replace(SINGLE, max_records_per_unit=2)}),
+    "large-loss": ("hide nothing", _mechanism(PureEvent(20.0))),
+    "small-class": ("no smaller than the loss that is charged", {"sizes": [14_400, 600]}),
+    "class-of-one": ("cannot be shuffled", {"sizes": [14_999, 1]}),
+    "sizes": ("add up to 15000 records", {"sizes": [9000, 6001]}),
+    "labels": ("not among the charges", {"labels": "randomized-response"}),
+}
+
+
+@pytest.mark.parametrize("name", NO_FIGURE)
+def test_where_there_is_no_second_figure_the_reason_is_given(name: str) -> None:
+    reason, changes = NO_FIGURE[name]
+    document = hidden(**changes)
+    assert document["shuffled"]["epsilon"] is None
+    assert reason in document["shuffled"]["reason"]
+    assert len(document["lines"]) == 5
+    verify_statement(document)
+
+
+SHUFFLED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "figure": lambda d: _restate(d, epsilon=d["shuffled"]["epsilon"] - 1e-3),
+    "delta": lambda d: _restate(d, delta=1e-5, delta_text="1e-05"),
+    "records": lambda d: _restate(
+        d, epsilon=d["shuffled"]["epsilon"] - 0.1, records={"epsilon": d["shuffled"]["records"]["epsilon"] - 0.1}
+    ),
+    "records by a micro-nat": lambda d: _restate(d, records={"epsilon": d["shuffled"]["records"]["epsilon"] - 1e-6}),
+    "records at more delta": lambda d: _restate(d, records={"delta": 9e-7}),
+    "local loss": lambda d: _restate(d, records={"local_epsilon": 1.0}),
+    "hidden among all": lambda d: _restate(d, records={"n": 15_000}),
+    "labels": lambda d: _restate(d, labels="resample"),
+    "classes that do not add up": lambda d: _restate(d, records={"class_sizes": [9000, 9000], "n": 9000}),
+    "no classes": lambda d: _restate(d, records={"class_sizes": None, "n": 15_000}),
+    "components": lambda d: _restate(d, records={"components": []}),
+    "training": lambda d: _restate(d, epsilon=d["shuffled"]["epsilon"] - 1, others={"epsilon": 2.0}),
+    "training left out": lambda d: _restate(d, others={"components": []}),
+    "relation": lambda d: _restate(d, relation=ZERO_OUT),
+    "population": lambda d: _restate(d, population="clinic-holdout"),
+    "premises": lambda d: _restate(d, premises=[]),
+    "not a number": lambda d: d["shuffled"].update(epsilon="0.1"),
+    "negative": lambda d: _restate(d, epsilon=-1.0),
+    "not an object": lambda d: d.update(shuffled=7),
+    "gone": lambda d: d.update(shuffled=None),
+    "gone from the lines": lambda d: d["lines"].pop(),
+    "several records a unit": lambda d: d["populations"][0].update(max_records_per_unit=2),
+}
+
+
+def _restate(document: dict[str, Any], **changes: Any) -> None:
+    """Change the figure and say it again in the lines, so that only the arithmetic can object."""
+    document["labels"] = changes.pop("labels", document["labels"])
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            document["shuffled"][key].update(value)
+        else:
+            document["shuffled"][key] = value
+    if document["shuffled"]["epsilon"] >= 0:
+        document["lines"] = statement_lines(document)
+
+
+@pytest.mark.parametrize("name", SHUFFLED)
+def test_a_tampered_figure_for_shuffled_records_is_detected(name: str) -> None:
+    document = hidden()
+    SHUFFLED[name](document)
+    with pytest.raises(VerificationFailed):
+        verify_statement(document)
 
 
 def test_a_record_as_the_unit_is_said_with_its_reason() -> None:

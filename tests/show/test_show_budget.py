@@ -3,16 +3,22 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
 from cadp.errors import LedgerError, LedgerMissing
-from cadp.ledger import Ledger
+from cadp.ledger import Entry, Ledger
+from cadp.ledger.mounts import memory_file_system
 from cadp.privacy.accountant import PureEvent
 from cadp.settings import Settings
-from cadp.show import BudgetView, budget_view, print_budget
+from cadp.show import BudgetView, budget_view, history_view, print_budget
 from cadp.show.bar import bar, cells
+from cadp.show.opening import lost_at_restart
+from cadp.store import Store
 from tests.show.conftest import Pay, shown
 
 Screen = Callable[..., Console]
@@ -24,6 +30,7 @@ def test_json_holds_the_ledgers_figures_as_numbers(settings: Settings, busy: Led
     for said in told["populations"]:
         budget = busy.budget(said["population"])
         names = ("unit", "epsilon", "delta", "charged", "spent", "reserved", "left", "spent_additive_delta")
+        names += ("additive_delta_cap", "additive_delta_left")
         assert {name: said[name] for name in names} == {name: getattr(budget, name) for name in names}
         assert all(type(said[name]) is float for name in names[1:])
         assert said["spent"] + said["reserved"] + said["left"] == pytest.approx(said["epsilon"], abs=2e-6)
@@ -60,6 +67,57 @@ def test_newest_is_the_last_change_of_what_is_held(
         do()
     (held,) = budget_view(settings, "people").to_json()["populations"][0]["releases"]
     assert held["newest"] == "2101-02-02T00:00:00Z"
+
+
+def test_newest_is_the_last_line_of_the_history(settings: Settings, busy: Ledger) -> None:
+    lines = [line for line in history_view(settings) if line.entry is not None and line.release is not None]
+    assert len(lines) > 10
+    assert busy.newest() == {(line.population, line.release): line.at for line in lines}
+
+
+def test_newest_of_what_a_recovery_burned(settings: Settings, busy: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = settings.home / "old.db"
+    busy.back_up(old)
+    busy.charge("people", release="xrays/1.4.0", key="more", event=PureEvent(0.1), parameters={})
+    busy.close()
+    file = Path(settings.ledger_url.removeprefix("sqlite:///"))
+    file.unlink()
+    old.rename(file)
+    monkeypatch.setattr("cadp.ledger.chain.utc_now", lambda: "2101-01-01T00:00:00Z")
+    assert "xrays/1.4.0" in Ledger.recover(settings.ledger_url, Store.open(settings.anchors_url)).releases
+    with Ledger.open(settings.ledger_url, Store.open(settings.anchors_url)) as recovered:
+        newest = recovered.newest()
+    assert newest["people", "xrays/1.4.0"] == "2101-01-01T00:00:00Z"
+    assert newest["people", "xrays/1.0.0"] < "2101"
+
+
+def test_the_history_is_not_replayed(settings: Settings, busy: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "history", lambda _: pytest.fail("the whole history was read"))
+    read = Mock(wraps=Entry.value.fget)
+    monkeypatch.setattr(Entry, "value", property(read))
+    budget_view(settings)
+    kinds = {call.args[0].kind for call in read.call_args_list}
+    assert "publish" in kinds
+    assert "charge" not in kinds
+
+
+def test_a_limit_below_what_the_ledger_counts_in(ledger: Ledger, screen: Screen) -> None:
+    # No ledger makes such a limit any more; an older one may have.
+    tiny, console = replace(ledger.budget("people"), epsilon=1e-7, left=0.0), screen()
+    print_budget(BudgetView((tiny,), {}), console)
+    assert "0.0 % used" in shown(console)
+
+
+@pytest.mark.parametrize(("kind", "warnings"), [("tmpfs", 2), ("ext4", 0)])
+def test_what_lies_in_memory_is_said(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, warnings: int
+) -> None:
+    table = tmp_path / "mounts"
+    table.write_text(f"none / {kind} rw 0 0\n")
+    monkeypatch.setattr("cadp.show.opening.memory_file_system", lambda path: memory_file_system(path, table))
+    said = lost_at_restart(settings)
+    assert len(said) == warnings
+    assert all("lies in memory (tmpfs): a restart" in line or "lie in memory (tmpfs)" in line for line in said)
 
 
 def _refused(pay: Pay, release: str) -> object:
@@ -99,7 +157,10 @@ def test_page_for_people(settings: Settings, busy: Ledger, screen: Screen, width
         "at δ 2.5e-06 2.5e-06",
         "spent ε (published or burned) 2.968232 0.10",
         "reserved ε (not finished) 0.69474 0.00",
+        "additive δ limit (for samplers) 2.5e-07 2.5e-07",
         "additive δ spent (by samplers) 4e-08 0",
+        "additive δ left 2.1e-07 2.5e-07",
+        "no command gives it back",
         "xrays/1.3.0 0.50 1 RUNNING 20",
         "others: no release yet",
         "do not add up to the whole",
@@ -134,8 +195,9 @@ def test_nothing_yet(screen: Screen) -> None:
         ((7.999999, 0.0, 1e-6), (39, 39)),
         ((7.999998, 1e-6, 1e-6), (38, 39)),
         ((0.0, 8.0, 0.0), (0, 40)),
+        ((0.0, 0.0, 0.0), (0, 0)),
     ],
-    ids=["nothing", "all spent", "half", "traces", "a trace left", "a trace of both", "all reserved"],
+    ids=["nothing", "all spent", "half", "traces", "a trace left", "a trace of both", "all reserved", "no limit"],
 )
 def test_every_part_above_zero_is_seen(parts: tuple[float, float, float], expected: tuple[int, int]) -> None:
     assert cells(*parts, 40) == expected

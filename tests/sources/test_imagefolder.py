@@ -152,3 +152,35 @@ def test_colour_takes_what_converts_without_loss() -> None:
     for data in (encode(COLOUR, mode="RGBA"), encode(COLOUR, mode="P", transparency=3), encode(COLOUR, "JPEG", "CMYK")):
         with pytest.raises(RejectedInput, match="mode"):
             decode(data, shape)
+
+
+def test_a_units_id_is_in_the_file_name(picture_folder: Path, facts: PublicFacts) -> None:
+    source = ImageFolderSource(picture_folder, facts, unit_pattern=r"(\d)\.(?:png|JPG)")
+    records = list(source.records("train", lambda *_: None))
+    assert [record.unit for record in records] == ["0", "1", "2", "3"] * 3
+    assert len({record.key for record in records}) == 12
+
+
+@pytest.mark.parametrize("pattern", [r"(\d)\.png", r"(\d)", r"(\d?).*"], ids=["some", "a part", "empty"])
+def test_a_name_without_a_unit_is_refused_and_not_shown(picture_folder: Path, facts: PublicFacts, pattern: str) -> None:
+    (picture_folder / "train" / "c" / "maria.png").write_bytes(encode(GREY))
+    with pytest.raises(SourceError, match="finds no unit") as refused:
+        list(ImageFolderSource(picture_folder, facts, unit_pattern=pattern).records("train", lambda *_: None))
+    assert "maria" not in str(refused.value)
+
+
+def test_private_labels_are_in_no_key(picture_folder: Path, facts: PublicFacts) -> None:
+    source = ImageFolderSource(picture_folder, facts, labels_private=True)
+    with pytest.raises(SourceError, match="8 pictures of split train have a name that stands in another class"):
+        list(source.records("train", lambda *_: None))
+    for name in "abc":
+        for path in (picture_folder / "train" / name).iterdir():
+            path.rename(path.with_name(f"{name}{path.name}"))
+    before = {record.key: record for record in source.records("train", lambda *_: None)}
+    assert len(before) == 12
+    assert all(record.unit == record.key for record in before.values())
+    # A neighbour may have another label: its name, its unit and so its range are the same.
+    (picture_folder / "train" / "a" / "a0.png").rename(picture_folder / "train" / "b" / "a0.png")
+    after = {record.key: record for record in source.records("train", lambda *_: None)}
+    assert before.keys() == after.keys()
+    assert (before["train/a0.png"].label, after["train/a0.png"].label) == (0, 1)

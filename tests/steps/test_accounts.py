@@ -96,7 +96,9 @@ def test_what_was_never_charged_is_found(mine: Place, cadp: Command) -> None:
     shutil.rmtree(mine.settings.anchors_url)
     with pytest.raises(LedgerError, match="a fresh ledger would give the same people a second budget"):
         init_budget(mine.spec, mine.settings, epsilon=100.0, delta=1e-6, holdout_epsilon=5.0)
-    (mine.settings.secrets_dir / "shapes.ledger").unlink()
+    # Somebody forges the note that stands in the way.
+    with Ledger.init(mine.settings.ledger_url, Store.open(mine.settings.anchors_url)) as fresh:
+        (mine.settings.secrets_dir / "shapes.ledger").write_text(fresh.identity)
     init_budget(mine.spec, mine.settings, epsilon=100.0, delta=1e-6, holdout_epsilon=5.0)
     texts = wrong(verify_accounts(mine.settings), RELEASE)
     assert texts[0] == "published but not charged: the ledger has no charge of this release"

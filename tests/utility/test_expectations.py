@@ -132,6 +132,26 @@ def test_without_public_labels_or_a_gate_those_suites_are_left_out(release_frame
     assert [suite["name"] for suite in json.loads(report.suite_json)["suites"]] == ["records"]
 
 
+@pytest.mark.parametrize(
+    ("ranges", "broken"),
+    [
+        ([(5, 15)] * 4, set()),
+        ([(10, 10)] * 4, set()),
+        ([(5, 15), (11, 15), (5, 15), (5, 15)], {"class-sizes-least"}),
+        ([(5, 15), (5, 9), (5, 15), (5, 15)], {"class-sizes-most"}),
+    ],
+    ids=["within", "at the ends", "too few", "too many"],
+)
+def test_sizes_of_classes_lie_within_what_private_labels_allow(
+    release_frame: Callable[..., Any], ranges: list[tuple[int, int]], broken: set[str]
+) -> None:
+    report = check(release_frame(), class_counts=None, class_ranges=ranges)
+    assert {failure.partition(":")[0] for failure in report.failures} == broken
+    names = [one["meta"]["name"] for one in json.loads(report.result_json)["results"]]
+    assert "class-counts" not in names
+    assert {"class-sizes-least", "class-sizes-most"} <= {*names}
+
+
 def test_an_empty_release_fails(release_frame: Callable[..., Any]) -> None:
     assert not check(release_frame(lambda *record: None)).success
 

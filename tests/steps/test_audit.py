@@ -1,0 +1,306 @@
+"""The audit of what a release really runs: silent about the code as it is, loud about planted flaws, and free."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cadp.cinn.network import ConditionalFlow
+from cadp.cinn.plan import MomentsPlan
+from cadp.errors import CadpError, VerificationFailed
+from cadp.privacy.audit.path import CodePath, InjectedFault, Output, path_checks
+from cadp.privacy.audit.run import audit
+from cadp.privacy.audit.verdict import Audit
+from cadp.privacy.audit.worst_case import worst_pair
+from cadp.privacy.mechanisms import Laplace, Mechanism, PrivUnit, plan_mechanism
+from cadp.records import Batch, Released
+from cadp.reporter import Silent
+from cadp.steps import audit as step
+from cadp.steps import privatize
+from cadp.steps.audit import AUDIT_KEY, audit_release, code_path, kept_audit, synthetic_flow
+from cadp.steps.publish import published_facts
+from cadp.store import Store
+from tests.command import Command
+from tests.small_release import Place
+
+Floats = NDArray[np.float64]
+KINDS = ("privunit", "gaussian", "laplace", "resample")
+DELTA = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def flow() -> ConditionalFlow:
+    plan = MomentsPlan.calibrate(8.0, DELTA, shape=(12, 12, 1), classes=3, units=1200)
+    return synthetic_flow(plan.architecture)
+
+
+@pytest.fixture(scope="module")
+def path(flow: ConditionalFlow) -> CodePath:
+    return code_path(flow)
+
+
+def planned(kind: str, epsilon: float = 4.0) -> Mechanism:
+    return plan_mechanism(kind, epsilon=epsilon, delta=DELTA, content_dims=4)  # type: ignore[arg-type]
+
+
+def whole(path: CodePath, mechanism: Mechanism, trials: int = 1500) -> Audit:
+    return audit(path, mechanism, (), delta=DELTA, trials=trials)
+
+
+def statistical(found: Audit) -> list[str]:
+    return [problem for problem in found.problems() if "more than is charged" in problem]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_as_it_is_is_not_refuted(kind: str, path: CodePath) -> None:
+    found = whole(path, planned(kind))
+    assert found.problems() == []
+    assert found.verdict == "not refuted at 1,500 trials"
+    if kind in ("privunit", "laplace"):  # and the trials come near the charged ε through decode, clamp and PNG
+        assert max(m.lower_bound for m in found.settings[0].measures) > 2.5
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_the_pair_is_a_diameter_apart(kind: str, path: CodePath) -> None:
+    assert worst_pair(path, planned(kind)).distance > 0.99
+
+
+class Path:
+    """A path with a planted flaw: `privatize_batch` replaced by a method."""
+
+    def __init__(self, flow: ConditionalFlow) -> None:
+        self.flow = flow
+
+    def label_leak_scale(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """One class gets a quarter of the noise."""
+        quiet = dataclasses.replace(mechanism, scale=mechanism.scale / 4)  # type: ignore[type-var, attr-defined]
+        out = privatize_batch(flow, mechanism, batch)
+        for i in np.flatnonzero(batch.labels == 1):
+            out[i] = privatize_batch(flow, quiet, _rows(batch, i))[0]
+        return out
+
+    def label_leak_pixel(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """The corner pixel shows a bit of the record."""
+        out = privatize_batch(flow, mechanism, batch)
+        bit = (batch.images.reshape(len(batch), -1).mean(axis=1) > 100).astype(int)
+        images = flow.decode_images(flow.encode_images(_images(out, batch), batch.labels), batch.labels)
+        images[:, 0, 0, 0] = np.where(bit, 255, 0)
+        return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
+
+    def no_noise_on_retry(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """A fault is caught, and what is released then never met the mechanism."""
+        try:
+            return privatize_batch(flow, mechanism, batch)
+        except OSError:
+            images = flow.decode_images(flow.encode_images(batch.images, batch.labels), batch.labels)
+            labels = batch.labels.tolist()
+            return [Released(os.urandom(16), y, privatize.encode_png(x)) for x, y in zip(images, labels, strict=True)]
+
+    def neighbour(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """Brightness is normalised over the batch."""
+        bright = batch.images.astype(float) * (100 / max(batch.images.mean(), 1.0))
+        return privatize_batch(flow, mechanism, dataclasses.replace(batch, images=bright.clip(0, 255).astype(np.uint8)))
+
+    def same_names(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """A record's public name is its place."""
+        out = privatize_batch(flow, mechanism, batch)
+        return [dataclasses.replace(record, id=i.to_bytes(16)) for i, record in enumerate(out)]
+
+    def refused_as_valid(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """Refused records are privatized like the others."""
+        return privatize_batch(flow, mechanism, dataclasses.replace(batch, valid=np.ones_like(batch.valid)))
+
+    def best_of_two(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        """Of two draws the one nearer to the record is released."""
+        tries = [privatize_batch(flow, mechanism, batch) for _ in range(2)]
+        far = [np.abs(_images(t, batch).astype(int) - batch.images).sum(axis=(1, 2, 3)) for t in tries]
+        return [a if x <= y else b for a, b, x, y in zip(*tries, *far, strict=True)]
+
+
+privatize_batch = privatize.privatize_batch
+
+
+def _rows(batch: Batch, i: int) -> Batch:
+    part = slice(i, i + 1)
+    return Batch(batch.images[part], batch.labels[part], batch.valid[part])
+
+
+def _images(records: list[Released], batch: Batch) -> NDArray[np.uint8]:
+    return np.stack([step.decode_png(record.png, batch.images.shape[1:]) for record in records])
+
+
+@pytest.mark.parametrize(
+    ("flaw", "finds"),
+    [
+        ("label_leak_scale", "path"),
+        ("label_leak_pixel", "path"),
+        ("no_noise_on_retry", "path-retry"),
+        ("neighbour", "path-independence"),
+        ("same_names", "path-repeat"),
+        ("refused_as_valid", "path"),
+        ("best_of_two", "path"),
+    ],
+)
+def test_planted_flaws_around_the_mechanism(
+    flaw: str, finds: str, flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "privatize_batch", getattr(Path(flow), flaw))
+    checks = {check.name: check for check in path_checks(code_path(flow), planned("laplace"))}
+    assert not checks[finds].held, checks
+
+
+def test_a_retry_with_fresh_noise_is_no_flaw(flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stubborn(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        try:
+            return privatize_batch(flow, mechanism, batch)
+        except InjectedFault:
+            return privatize_batch(flow, mechanism, batch)
+
+    monkeypatch.setattr(step, "privatize_batch", stubborn)
+    assert all(check.held for check in path_checks(code_path(flow), planned("laplace")))
+
+
+def statistically(path: CodePath, mechanism: Mechanism, trials: int = 2500) -> list[str]:
+    return statistical(whole(path, mechanism, trials))
+
+
+def test_trials_alone_refute_noise_that_is_too_small(path: CodePath) -> None:
+    # What no exact check is told: the plan claims half of what it costs.
+    class Half(Laplace):
+        def event(self) -> object:  # type: ignore[override]
+            event = super().event()
+            return dataclasses.replace(event, epsilon=event.epsilon / 2)  # type: ignore[type-var, attr-defined]
+
+    right = planned("laplace", 2.0)
+    problems = statistically(path, Half(*dataclasses.astuple(right)))  # type: ignore[call-overload]
+    assert any("black box" in problem for problem in problems)
+    assert any("one run" in problem for problem in problems)
+    assert statistically(path, right) == []
+
+
+def test_trials_alone_refute_a_missing_clip_and_a_stuck_scale(path: CodePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unclipped(PrivUnit):
+        def privatize(self, z: Floats, valid: NDArray[np.bool_]) -> Floats:
+            out = super().privatize(z, valid)
+            out[:, : self.content_dims] += 0.5 * np.clip(np.nan_to_num(z[:, : self.content_dims]), -9, 9)
+            return out
+
+    class Stuck(Laplace):
+        def privatize(self, z: Floats, valid: NDArray[np.bool_]) -> Floats:
+            return Laplace.privatize(dataclasses.replace(self, scale=self.scale / 8), z, valid)
+
+    unclipped = Unclipped(*dataclasses.astuple(planned("privunit", 1.0)))  # type: ignore[call-overload]
+    stuck = Stuck(*dataclasses.astuple(planned("laplace", 0.5)))  # type: ignore[call-overload]
+    assert statistically(path, unclipped)
+    assert statistically(path, stuck)
+
+
+def test_trials_alone_refute_a_leak_in_one_pixel(flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stamped(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+        out = privatize_batch(flow, mechanism, batch)
+        images = _images(out, batch)
+        images[:, 0, 0, 0] = batch.images[:, 0, 0, 0]
+        return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
+
+    monkeypatch.setattr(step, "privatize_batch", stamped)
+    assert statistically(code_path(flow), planned("resample"))
+
+
+def test_an_audit_reads_nothing_private_and_charges_nothing(place: Place, cadp: Command) -> None:
+    for file in (place.folder / "source").iterdir():  # the plan needs the list of files, never what is in them
+        size, times = file.stat().st_size, file.stat()
+        file.write_bytes(b"\0" * size)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = cadp(place, "audit", place.spec, "--trials", "300", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["schema"] == 1
+    assert told["verdict"] == "not refuted at 300 trials"
+    assert [row["planned"] for row in told["settings"]] == [True, False, False, False]
+    assert [round(row["epsilon"], 3) for row in told["settings"]] == [8.0, 0.5, 1.0, 2.0]
+    assert {m["layer"] for row in told["settings"] for m in row["measured"]} == {"black box", "one run"}
+    assert all(m["epsilon_lower_bound"] <= m["ceiling"] for row in told["settings"] for m in row["measured"])
+    assert all(check["held"] for row in told["settings"] for check in row["exact"])
+    assert json.loads((place.private / AUDIT_KEY).read_text()) == told
+    assert not (place.settings.home / "ledger.db").exists()
+    assert [file for file in place.private.rglob("*") if file.is_file()] == [place.private / AUDIT_KEY]
+    said = cadp(place, "audit", place.spec, "--trials", "40")
+    text = " ".join(said.out.split())
+    assert "not refuted at 40 trials" in text
+    assert "verified" not in text
+    assert json.loads((place.private / AUDIT_KEY).read_text())["trials"] == 40  # the later audit counts
+
+
+def test_a_refuted_audit_fails_and_stays(place: Place, cadp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "privatize_batch", Path(None).same_names)  # type: ignore[arg-type]
+        message = cadp(place, "audit", place.spec, "--trials", "40").refused(4, "refutes", "128-bit names")
+        assert "plan a new version" in message
+    cadp(place, "audit", place.spec, "--trials", "40").refused(4, "128-bit names")  # trying again does not help
+    place.open_budget()
+    with pytest.raises(VerificationFailed, match="refutes"):
+        place.release()
+    assert not (place.public / "claim.json").exists()
+
+
+def test_a_release_says_what_its_audit_found(place: Place) -> None:
+    place.open_budget()
+    audit_release(place.spec, place.settings, Silent(), trials=100)
+    job = place.release()
+    said = json.loads((place.public / "statement.json").read_text())["audit"]
+    assert said["run"] is True
+    assert said["trials"] == 100
+    assert said["verdict"] == "not refuted at 100 trials"
+    assert {(row["layer"], round(row["epsilon"], 1)) for row in said["measured"]} >= {
+        ("one run", 8.0),
+        ("black box", 0.5),
+    }
+    assert "did not refute it at 100 trials" in published_facts(job).statement_lines[4]
+    assert "problems" not in said
+
+
+def test_an_audit_of_other_code_is_not_this_releases(place: Place) -> None:
+    document = audit_release(place.spec, place.settings, Silent(), trials=40)
+    private = Store.open(str(place.private))
+    from cadp.plan import plan_release
+    from cadp.spec import load_spec
+
+    plan = plan_release(load_spec(place.spec), place.settings.data_dir, private)
+    assert kept_audit(plan, private) == document
+    assert kept_audit(dataclasses.replace(plan, versions={**plan.versions, "numpy": "0"}), private) is None
+    assert kept_audit(dataclasses.replace(plan, mechanism=planned("laplace")), private) is None
+
+
+def test_a_mechanism_that_the_audit_does_not_know_is_not_passed(path: CodePath) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        kind: str = "other"
+        content_dims: int = 4
+
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            return getattr(planned("laplace"), name)  # type: ignore[no-any-return]
+
+    with pytest.raises(CadpError, match="other"):
+        whole(path, Other(), 40)  # type: ignore[arg-type]
+
+
+def test_an_output_that_is_no_image_of_the_code_is_found(path: CodePath) -> None:
+    def cropped(mechanism: Mechanism, *rest: object) -> Output:
+        out = path.release(mechanism, *rest)  # type: ignore[arg-type]
+        return dataclasses.replace(out, images=out.images[:, 1:])
+
+    checks = path_checks(dataclasses.replace(path, release=cropped), planned("laplace"))
+    assert not checks[0].held
