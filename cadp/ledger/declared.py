@@ -31,7 +31,8 @@ def in_file(connection: Connection) -> Declared:
     """Describe the ledger's tables in an SQLite database, by the statements that made them."""
     rows = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master").all()
     return {
-        (row.tbl_name, f"{row.type} {row.name}"): " ".join(str(row.sql).split())
+        # A name means the same in quotes: the first version of the first migration wrote one without.
+        (row.tbl_name, f"{row.type} {row.name}"): " ".join(str(row.sql).replace('"', "").split())
         for row in rows
         if row.tbl_name in schema.metadata.tables
     }

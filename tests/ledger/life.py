@@ -16,6 +16,7 @@ from sqlalchemy import Engine, event
 
 from cadp.ledger import Ledger, State
 from cadp.ledger.engine import Database
+from cadp.ledger.tokens import PREFIX
 from cadp.privacy.accountant import GaussianEvent, PureEvent
 from cadp.store import Store
 from tests.ledger.places import SHA, Place, add_population
@@ -143,9 +144,10 @@ class Points:
             self.reached("before COMMIT")
 
         def anchored(store: Store, key: str, data: Any) -> Any:
-            self.reached("before anchor")
+            what = "token" if key.startswith(PREFIX) else "anchor"
+            self.reached(f"before {what}")
             result = put(store, key, data)
-            self.reached("after anchor")
+            self.reached(f"after {what}")
             return result
 
         def written(database: Database, work: Any) -> Any:

@@ -9,7 +9,7 @@ from cadp.errors import LedgerRewound, StoreError
 from cadp.ledger import Ledger
 from cadp.privacy.accountant import PureEvent
 from cadp.store import Store
-from tests.ledger.life import live
+from tests.ledger.life import RANGES, live
 from tests.ledger.places import Place, add_population
 from tests.servers.seaweedfs import S3Server
 
@@ -25,8 +25,10 @@ def test_a_life_is_anchored_in_the_bucket(nowhere: Place, bucket: Store) -> None
         ledger.check()
         history = ledger.history()
     keys = [key for key, _ in bucket.list()]
-    assert keys == [*(f"{ledger.identity}/{entry.anchor_key}" for entry in history), "ledger.json"]
-    assert [bucket.get(key) for key in keys[:-1]] == [entry.anchor for entry in history]
+    anchored = [f"{ledger.identity}/{entry.anchor_key}" for entry in history]
+    assert [key for key in keys if "/leases/" not in key] == [*anchored, "ledger.json"]
+    assert [bucket.get(key) for key in anchored] == [entry.anchor for entry in history]
+    assert len([key for key in keys if "/leases/" in key]) == 1 + RANGES
 
 
 def test_a_restored_copy_is_refused_by_the_bucket(nowhere: Place, bucket: Store) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cadp.ledger import Ledger
-from tests.ledger.life import Points, die_at, live, require_whole
+from tests.ledger.life import RANGES, Points, die_at, live, require_whole
 from tests.ledger.places import FilePlace, Place, ServerPlace
 from tests.servers.postgres import PostgresServer
 
@@ -42,6 +42,7 @@ def test_the_points_cover_every_write(file_place: FilePlace, server_place: Serve
             labels = labels_of(lambda ledger=ledger: live(ledger))
             entries = len(ledger.history()) - 1
         assert labels.count("before anchor") == labels.count("after anchor") == entries
+        assert labels.count("before token") == labels.count("after token") == 1 + RANGES
         assert labels.count("before COMMIT") >= entries
         for statement in ("INSERT INTO chain", "INSERT INTO charges", "UPDATE accounts SET", "INSERT INTO seals"):
             assert f"after {statement}" in labels
