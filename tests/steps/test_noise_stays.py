@@ -27,7 +27,8 @@ def test_draws_and_proposal_counts_stay(
     needles, proposals = Needles(), [0]
 
     def remember(name: str, drawn: np.ndarray[Any, Any]) -> None:
-        kept = [d for d in drawn.ravel()[:MANY] if abs(float(d)) > 2**20 or drawn.dtype == np.float64]
+        # An integer of seven digits may be any number of a file; a float of sixteen is itself.
+        kept = drawn.ravel()[:MANY] if drawn.dtype == np.float64 else []
         for value in kept[: max(0, MANY - sum(text.startswith(name) for text in needles.plain))]:
             needles.add_text(f"{name} {len(needles.plain)}", repr(value.item()))
             needles.digests[value.tobytes()] = name
@@ -50,7 +51,7 @@ def test_draws_and_proposal_counts_stay(
     monkeypatch.undo()
 
     assert proposals[0] > 10_000
-    assert {name.split()[0] for name in needles.plain} == {"discrete_gaussian", "normal_columns", "_proposals"}
+    assert {name.split()[0] for name in needles.plain} == {"normal_columns", "_proposals"}
     said = capfd.readouterr()
     haystack = [("screen", screen.getvalue()), ("log", caplog.text), ("stdout", said.out), ("stderr", said.err)]
     public = Path(place.settings.public_url)
