@@ -4,9 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from cadp.errors import BudgetExceeded, SealConflict
 from cadp.ledger import Ledger
 from cadp.privacy.accountant import Curve, PureEvent, admissible, curve
 from tests.ledger.places import SHA, FilePlace, Place, ServerPlace, add_population
+from tests.ledger.processes import ready, say, together
 
 LIMIT, EVENT = (8.0, 1e-6), PureEvent(0.5)
 RACER = Path(__file__).with_name("racer.py")
@@ -28,23 +28,10 @@ def most_charges() -> int:
     return count
 
 
-@contextmanager
-def racers(place: Place, count: int, weakness: str) -> Iterator[list[subprocess.Popen[str]]]:
+def racers(place: Place, count: int, weakness: str) -> AbstractContextManager[list[subprocess.Popen[str]]]:
     """Processes that have the ledger open and wait for the name of a budget."""
     command = [sys.executable, str(RACER), place.url, str(place.anchors_folder)]
-    processes = [
-        subprocess.Popen([*command, f"racer-{i}", weakness], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for i in range(count)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    return ready([[*command, f"racer-{i}", weakness] for i in range(count)])
 
 
 def race(place: Place, rounds: int = ROUNDS, processes: int = PROCESSES, weakness: str = "none") -> None:
@@ -53,10 +40,7 @@ def race(place: Place, rounds: int = ROUNDS, processes: int = PROCESSES, weaknes
         for number in range(rounds):
             name = f"people {number}"
             add_population(ledger, name, *LIMIT)
-            for process in running:
-                assert process.stdin is not None
-                process.stdin.write(f"{name}\n")
-                process.stdin.flush()
+            say(running, name)
             results = [json.loads(process.stdout.readline()) for process in running if process.stdout]
             held = ledger.charges(name)
             assert len(held) == most_charges(), f"{len(held)} charges where {most_charges()} fit"
@@ -168,21 +152,6 @@ answer = ledger.answer(gate.id, {"by": process_owner()})
 ledger.publish("r/1")
 print(seals, answer["by"], flush=True)
 """
-
-
-def together(commands: list[list[str]]) -> list[str]:
-    """Start processes, let them go once all are ready and return what each printed last."""
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [process.communicate(timeout=60)[0] for process in processes]
 
 
 def test_processes_that_run_one_release_make_it_once(place: Place) -> None:

@@ -3,8 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from cadp.secret import PopulationSecret, make_secret
 from tests.command import Command
 from tests.ledger.copies import OLD_ENTRIES, put_old, rows
 from tests.ledger.places import FilePlace, Place, ServerPlace
+from tests.ledger.processes import together
 from tests.servers.cutting_proxy import CuttingProxy, Moment
 from tests.small_release import build
 
@@ -343,33 +342,10 @@ with Ledger.init(sys.argv[1], Store.open(sys.argv[2]), Path(sys.argv[3])) as led
 """
 
 
-@contextmanager
-def starters(place: Place, count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are about to run `init`."""
-    command = [sys.executable, "-c", AT_ONCE, place.url, str(place.anchors_folder), str(place.folder / "backups")]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(count)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
 def init_at_once(place: Place, count: int) -> set[str]:
     """Let processes run `init` in the same moment; return the ledgers that they found."""
-    with starters(place, count) as processes:
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        ends = [process.communicate(timeout=120) for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, ends
-    return {out.split()[0] for out, _ in ends}
+    command = [sys.executable, "-c", AT_ONCE, place.url, str(place.anchors_folder), str(place.folder / "backups")]
+    return {out.split()[0] for out in together([command] * count)}
 
 
 def test_processes_that_upgrade_at_once_make_one_migration(old: Place) -> None:
