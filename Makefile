@@ -18,10 +18,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/ready-$(TORCH)
 export CADP_HOME ?= $(CURDIR)/.cadp
 
-.PHONY: help setup data demo down status test bench lint clean
+.PHONY: help setup data demo down status test bench bench-utility lint clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  variables: ONLY=ledger  SPEC=$(SPEC)  TORCH=$(TORCH) (cpu or cuda)  TORCH_INDEX=URL  PYTHON=python3.11"
 
 setup: $(STAMP) ## Make .venv with everything at its pinned version (TORCH=cpu|cuda)
@@ -51,6 +51,10 @@ test: setup data ## Run the tests
 
 bench: setup ## Measure speed and memory against their targets (ONLY=ledger for some of them)
 	@$(BIN)/python -m tests.benchmarks $(ONLY)
+
+# One thread: CPU seconds are then of work, not of waiting. WHAT="--seeds 0 --records 6000 --only 10 resample" is a look.
+bench-utility: setup data ## Measure how useful released records are and write docs/utility.md; run it again and it goes on
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.utility $(WHAT)
 
 lint: setup ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 budget = typer.Typer(help="The privacy budget of each population: make it, look at it.", no_args_is_help=True)
 keys = typer.Typer(help="The key that signs releases.", no_args_is_help=True)
+model = typer.Typer(help="The models of the private zone: look at one, bring one in.", no_args_is_help=True)
 app.add_typer(budget, name="budget")
+app.add_typer(model, name="model")
 app.add_typer(keys, name="keys")
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="a release.yaml", show_default=False)]
@@ -332,6 +334,47 @@ def budget_recover(
         return
     for line in recovery_lines(done):
         out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@model.command("inspect")
+def model_inspect(
+    which: Annotated[str, typer.Argument(metavar="DIGEST|PATH", help="a model, or its .json", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="public records (.npz: images, labels) for bits/dim")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a model's network, digest, bits/dim and privacy record."""
+    from cadp.show.model import inspect_model, print_model
+
+    document = inspect_model(which, Settings.load(), data)
+    if as_json:
+        out.print_json(json.dumps(document))
+        return
+    print_model(document, out)
+
+
+@model.command("import")
+def model_import(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="a .pt of the paper's code", show_default=False)
+    ],
+    *,
+    shape: Annotated[str, typer.Option(metavar="HxWxC", help="of a record")] = "28x28x1",
+    clamp: Annotated[float, typer.Option(help="of the couplings, as it was configured")] = 1.5,
+    gin: Annotated[bool, typer.Option("--gin", help="it was trained with GIN couplings, not GLOW")] = False,
+    attributes: Annotated[bool, typer.Option("--attributes", help="conditions are attributes, not one label")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model of the paper's published code in. It has no privacy record: only a spec may declare it public."""
+    from cadp.show.model import import_model, parse_shape
+
+    size = parse_shape(shape)
+    digest = import_model(checkpoint, Settings.load(), shape=size, clamp=clamp, gin=gin, attributes=attributes)
+    if as_json:
+        out.print_json(json.dumps({"digest": digest}))
+        return
+    out.print(digest, highlight=False, soft_wrap=True)
 
 
 def _facts(facts: dict[str, str]) -> None:

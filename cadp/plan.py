@@ -8,24 +8,34 @@ may know of it is `Plan.digest`, an HMAC under the population's secret.
 import difflib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+from cadp.cinn.model_plan import ModelPlan
 from cadp.cinn.plan import MomentsPlan
-from cadp.errors import ObjectExists, PlanDiffers, SpecError
+from cadp.cinn.sgd_plan import SgdPlan
+from cadp.errors import ObjectExists, PlanDiffers, PrivacyError, SpecError
 from cadp.privacy.accountant import Curve, Event, curve
-from cadp.privacy.labels import LabelPlan, PublicLabels, ResampledLabels, both, plan_response
+from cadp.privacy.labels import (
+    AttributeResponse,
+    ClassAttributes,
+    LabelPlan,
+    PublicLabels,
+    ResampledLabels,
+    both,
+    plan_response,
+)
 from cadp.privacy.legacy import NO_GUARANTEE, Legacy, NominalEvent
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
 from cadp.privacy.plain_words import scientific
 from cadp.privacy.units import per_unit
 from cadp.secret import PopulationSecret
 from cadp.sources import PublicFacts, Source, SourceFile, catalogue, open_source
-from cadp.spec import Labels, ReleaseSpec, canonical_json
+from cadp.spec import Attribute, Labels, ReleaseSpec, canonical_json
 from cadp.store import Store
 from cadp.utility.gate import GatePlan
 
@@ -86,6 +96,7 @@ class Plan:
         labels: what happens to its label.
         gate: the charged gate.
         versions: versions of the libraries that can change a result.
+        couplings: DP-SGD of the couplings behind what the moments fit, if the spec asks for it.
     """
 
     spec: ReleaseSpec
@@ -97,6 +108,12 @@ class Plan:
     labels: LabelPlan
     gate: GatePlan
     versions: Mapping[str, str]
+    couplings: SgdPlan | None = None
+
+    @property
+    def model(self) -> ModelPlan:
+        """How the model is trained, under one charge."""
+        return ModelPlan(self.moments, self.couplings)
 
     @property
     def holdout_population(self) -> str:
@@ -127,10 +144,10 @@ class Plan:
                 "train",
                 f"{facts.records:,} records{several}",
                 spec.population,
-                f"class moments, {self.moments.architecture.content} principal dimensions, Gaussian",
-                self.moments.parameters(),
-                self.moments.event(),
-                self.moments.zero_out_event(),
+                self.model.words(),
+                self.model.parameters(),
+                self.model.event(),
+                self.model.zero_out_event(),
             ),
             Part(
                 "records",
@@ -171,6 +188,7 @@ class Plan:
             "inventory": {split: [file.to_json() for file in files] for split, files in self.inventory.items()},
             "ranges": self.ranges,
             "moments": self.moments.parameters(),
+            "couplings": None if self.couplings is None else self.couplings.parameters(),
             "mechanism": self.mechanism.parameters(),
             "labels": self.labels.parameters(),
             "gate": self.gate.parameters(),
@@ -207,21 +225,24 @@ def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -
             f"spend.delta {scientific(delta)} is above 1 / (10 · {facts.unit_count:,} units) = "
             f"{1 / (10 * facts.unit_count):.1e}: lower it, or say in spend.why_delta why it may stand"
         )
-    labels = _plan_labels(spec, len(facts.classes))
+    labels = _plan_labels(spec, facts.classes)
+    asked = spec.model.train
+    model = ModelPlan.calibrate(
+        asked.epsilon,
+        delta,
+        shape=facts.shape,
+        classes=len(facts.classes),
+        units=facts.unit_count,
+        max_records_per_unit=spec.source.max_records_per_unit,
+        private_labels=labels.private,
+        fraction=None if asked.couplings is None else asked.couplings.fraction,
+    )
     plan = Plan(
         spec=spec,
         facts=facts,
         inventory=source.files(),
         ranges=ranges or max(1, ceil(facts.records / spec.run.range_records)),
-        moments=MomentsPlan.calibrate(
-            spec.model.train.epsilon,
-            delta,
-            shape=facts.shape,
-            classes=len(facts.classes),
-            units=facts.unit_count,
-            max_records_per_unit=spec.source.max_records_per_unit,
-            private_labels=labels.private,
-        ),
+        moments=model.moments,
         mechanism=_legacy(spec, facts)
         if spec.mechanism.kind == "legacy"
         else plan_mechanism(
@@ -237,6 +258,7 @@ def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -
             accuracy_at_least=spec.validate_.accuracy_at_least,
         ),
         versions=_versions(),
+        couplings=model.couplings,
     )
     learned = plan.moments.architecture.content
     if plan.stamp is None and plan.mechanism.content_dims > learned:
@@ -265,20 +287,36 @@ def _legacy(spec: ReleaseSpec, facts: PublicFacts) -> Legacy:
     return Legacy.plan(spec.mechanism.epsilon, prod(facts.shape))
 
 
-def _plan_labels(spec: ReleaseSpec, classes: int) -> LabelPlan:
+def _plan_labels(spec: ReleaseSpec, classes: tuple[str, ...]) -> LabelPlan:
     declared: Labels = spec.source.labels
     if declared.kind != "public" and spec.mechanism.kind == "legacy":
         raise SpecError("mechanism legacy publishes every label: source.labels must be public")
     if declared.randomized_response is not None:
-        return plan_response(declared.randomized_response.epsilon, classes)
+        asked = declared.randomized_response
+        if asked.attributes is not None:
+            return _plan_attributes(asked.epsilon, asked.attributes, classes)
+        return plan_response(asked.epsilon, len(classes))
     if declared.resample is None:
         return PublicLabels()
-    if len(declared.resample.weights) != classes:
+    if len(declared.resample.weights) != len(classes):
         raise SpecError(
-            f"source.labels.resample.weights has {len(declared.resample.weights)} weights for {classes} classes: "
+            f"source.labels.resample.weights has {len(declared.resample.weights)} weights for {len(classes)} classes: "
             f"give one for each, in their order"
         )
     return ResampledLabels(declared.resample.weights)
+
+
+def _plan_attributes(epsilon: float, attributes: Sequence[Attribute], classes: tuple[str, ...]) -> ClassAttributes:
+    having = [set(attribute.classes) for attribute in attributes]
+    field = "source.labels.randomized-response.attributes"
+    if strangers := sorted(set().union(*having) - set(classes)):
+        raise SpecError(f"{field} names {', '.join(strangers)}: no such class; there are {', '.join(classes)}")
+    vectors = tuple(tuple(int(name in one) for one in having) for name in classes)
+    try:
+        response = AttributeResponse.plan(epsilon, len(attributes), [attribute.share for attribute in attributes])
+        return ClassAttributes(response, tuple(attribute.name for attribute in attributes), vectors)
+    except PrivacyError as error:
+        raise SpecError(f"{field}: {error}") from error
 
 
 def plan_release(spec: ReleaseSpec, data_dir: Path, private: Store) -> Plan:

@@ -49,10 +49,21 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Attribute(_Frozen):
+    """A yes-or-no attribute of the label, answered on its own."""
+
+    name: Words = Field(min_length=1, max_length=100, description="of the attribute; public")
+    classes: tuple[str, ...] = Field(min_length=1, description="the classes that have it")
+    share: float = Field(default=1.0, gt=0, le=1e6, description="of the labels' epsilon, beside the others' shares")
+
+
 class RandomizedLabels(_Frozen):
-    """Labels by randomized response over the classes."""
+    """Labels by randomized response: over the classes, or on each attribute where classes are combinations of some."""
 
     epsilon: float = Field(ge=1e-6, le=1000, description="loss of one record's label, beside that of its contents")
+    attributes: tuple[Attribute, ...] | None = Field(
+        default=None, min_length=1, max_length=10, description="every combination of them is one of the classes"
+    )
 
 
 class ResampledLabels(_Frozen):
@@ -96,7 +107,7 @@ class Labels(_Frozen):
     @model_serializer(mode="plain")
     def _write(self) -> str | dict[str, Any]:
         if self.randomized_response is not None:
-            return {"randomized-response": self.randomized_response.model_dump(mode="json")}
+            return {"randomized-response": self.randomized_response.model_dump(mode="json", exclude_none=True)}
         return "public" if self.resample is None else {"resample": self.resample.model_dump(mode="json")}
 
     @property
@@ -181,10 +192,29 @@ class Spend(_Frozen):
     why_delta: Words | None = Field(default=None, description="in words, when delta is above 1 / (10 · units)")
 
 
+class Couplings(_Frozen):
+    """Train couplings behind the fitted layers by DP-SGD; `couplings: true` takes every setting as it stands here."""
+
+    fraction: float = Field(default=1.0, gt=0, le=1, description="of the units that are read, by a keyed hash; public")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return {} if value is True else value
+
+
 class Train(_Frozen):
     """Train the model with differential privacy on the units being released."""
 
     epsilon: Epsilon
+    couplings: Couplings | None = Field(default=None, description="`true`, or settings; left out, moments alone")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        if isinstance(value, Mapping) and value.get("couplings") is False:
+            return {**value, "couplings": None}
+        return value
 
 
 class Model(_Frozen):
@@ -240,6 +270,7 @@ class Run(_Frozen):
     range_records: int = Field(default=6000, ge=1, description="records in one unit of work, retry and sealing")
     workers: int | None = Field(default=None, ge=1, le=256, description="threads; the number of cores if left out")
     batch: int = Field(default=1024, ge=1, le=65536)
+    audit_trials: int = Field(default=750, ge=40, le=10**6, description="of the release's own audit, if none had more")
 
 
 class ReleaseSpec(_Frozen):

@@ -1,4 +1,8 @@
-"""A source with several pictures of each patient, named as those of chest-X-ray collections are: `00000013_005.png`."""
+"""A source with several pictures of each patient, named as those of chest-X-ray collections are: `00000013_005.png`.
+
+The pictures are drawn and so are the sizes, because a release of a real collection's 112,120 would take minutes; the
+grouping of a real one is in `tests.nih_patients`, and goes through sharding without its pictures.
+"""
 
 import os
 import re

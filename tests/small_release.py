@@ -42,7 +42,7 @@ model:     {{train: {{epsilon: {train}}}}}
 mechanism: {{kind: privunit, epsilon: 8, content_dims: 4}}
 validate:  {{classifier: cnn, holdout: test, epsilon: 1, accuracy_at_least: {floor}}}
 publish:   {{publisher: The tests}}
-run:       {{range_records: 300, workers: 2}}
+run:       {{range_records: 300, workers: 2, audit_trials: 40}}
 """
 
 

@@ -32,6 +32,7 @@ COMMANDS = [
     "abandon",
     "verify",
     "budget",
+    "model",
     "keys",
 ]
 

@@ -12,6 +12,7 @@ from cadp.errors import PrivacyError
 from cadp.privacy.accountant import GaussianEvent, PureEvent, calibrate_gaussian, curve
 from cadp.privacy.additive import Gaussian
 from cadp.privacy.audit.bounds import two_record_ceiling
+from cadp.privacy.labels import AttributeResponse, plan_response
 from cadp.privacy.legacy import Legacy
 from cadp.privacy.plain_words import nats
 from cadp.privacy.privunit import PrivUnit
@@ -25,9 +26,16 @@ DELTA = 1e-6
 # Gaps that a reader has a right to find; each is a heading.
 GAPS = (
     "record count",
-    "labels",
+    "public labels",
+    "a randomized label",
+    "several attributes",
+    "labels drawn anew",
+    "class counts",
     "pre-image",
     "diameter",
+    "several records",
+    "which records are used",
+    "two ids",
     "unreadable",
     "floating point",
     "discrete",
@@ -45,6 +53,7 @@ GAPS = (
     "alike",
     "post-processing",
     "seed",
+    "logs",
     "audit",
 )
 
@@ -150,6 +159,18 @@ def test_the_figures_of_privunit() -> None:
     assert f"{demo.expected_cosine():.3f}".removeprefix("0") in PAGE
     assert f"probability {told['p']:.3f}".replace("0.", ".") in PAGE
     assert f"η = {told['eta']:.1e} beside q = {told['q']:.3f}".replace(" 0.", " .") in PAGE
+
+
+def test_the_figures_of_randomized_labels() -> None:
+    assert (
+        f"p = {plan_response(1.0, 10).keep:.3f}".replace(" 0.", " .") in subtleties()["a randomized label may be wrong"]
+    )
+    together = math.prod(AttributeResponse.plan(3.0, 3).keeps)
+    text = " ".join(subtleties()["labels that are several attributes"].split())
+    assert (
+        f"with probability {together:.3f}, the same 8 classes as one label with {plan_response(3.0, 8).keep:.3f}"
+        in (text.replace(" .", " 0."))
+    )
 
 
 def test_the_figures_of_several_releases() -> None:

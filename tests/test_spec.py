@@ -83,6 +83,7 @@ def test_a_mechanism_has_the_epsilon_of_its_kind() -> None:
 LABELS = {
     "randomized-response": "{randomized-response: {epsilon: 1.5}}",
     "resample": "{resample: {weights: [1, 2.5, 0]}}",
+    "by attribute": "{randomized-response: {epsilon: 2, attributes: [{name: round, classes: [a], share: 2}]}}",
 }
 
 
@@ -90,7 +91,7 @@ LABELS = {
 def test_labels_are_public_or_private_in_one_way(kind: str) -> None:
     text = TEXT.replace("labels: public", f"labels: {LABELS[kind]}")
     spec = parse_spec(text)
-    assert spec.source.labels.kind == kind
+    assert spec.source.labels.kind == ("randomized-response" if kind == "by attribute" else kind)
     assert ReleaseSpec.model_validate(spec.model_dump(mode="json", by_alias=True)) == spec
     assert spec.digest() != parse_spec(TEXT).digest()
     assert parse_spec(TEXT).source.labels.kind == "public"
@@ -110,6 +111,15 @@ def test_labels_are_public_or_private_in_one_way(kind: str) -> None:
         ("{randomized-response: {epsilon: .inf}}", "source.labels.randomized-response.epsilon"),
         ("{randomized-response: {}}", "source.labels.randomized-response.epsilon"),
         ("{randomized-response: {epsilon: 1, delta: 1e-6}}", "source.labels.randomized-response.delta"),
+        (
+            "{randomized-response: {epsilon: 1, attributes: []}}",
+            "source.labels.randomized-response.attributes",
+        ),
+        (
+            "{randomized-response: {epsilon: 1, attributes: "
+            "[{name: a, classes: [b]}, {name: c, classes: [d], share: 0}]}}",
+            "source.labels.randomized-response.attributes.1.share",
+        ),
         ("{resample: {weights: [1]}}", "source.labels.resample.weights"),
         ("{resample: {weights: [0, 0]}}", "source.labels.resample"),
         ("{resample: {weights: [1, -1, 1]}}", "source.labels.resample.weights.1"),

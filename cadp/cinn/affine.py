@@ -7,7 +7,7 @@ its tensors are perturbed: diagonals are stored as logarithms, and the rotation 
 import torch
 from torch import Tensor
 
-from cadp.cinn.transforms import Layer
+from cadp.cinn.layer import Condition, Layer
 
 
 class ClassShift(Layer):
@@ -20,13 +20,13 @@ class ClassShift(Layer):
         self.dims = dims
         self.register_buffer("mean", torch.zeros(classes, dims, dtype=torch.float64))
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Centre."""
-        return torch.cat([x[:, : self.dims] - self.mean[y], x[:, self.dims :]], dim=1), x.new_zeros(len(x))
+        return torch.cat([x[:, : self.dims] - self.mean[c.labels], x[:, self.dims :]], dim=1), x.new_zeros(len(x))
 
-    def inverse(self, z: Tensor, y: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, c: Condition) -> Tensor:
         """Add the mean back."""
-        return torch.cat([z[:, : self.dims] + self.mean[y], z[:, self.dims :]], dim=1)
+        return torch.cat([z[:, : self.dims] + self.mean[c.labels], z[:, self.dims :]], dim=1)
 
 
 class InvertibleLinear(Layer):
@@ -43,15 +43,15 @@ class InvertibleLinear(Layer):
         self.dims = dims
         self.register_buffer("weight", torch.eye(dims, dtype=torch.float64))
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Rotate."""
-        del y
+        del c
         log_det = torch.linalg.slogdet(self.weight).logabsdet
         return torch.cat([x[:, : self.dims] @ self.weight.T, x[:, self.dims :]], dim=1), log_det.expand(len(x))
 
-    def inverse(self, z: Tensor, y: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, c: Condition) -> Tensor:
         """Rotate back."""
-        del y
+        del c
         return torch.cat([z[:, : self.dims] @ torch.linalg.inv(self.weight).T, z[:, self.dims :]], dim=1)
 
 
@@ -75,20 +75,20 @@ class ClassWhitening(Layer):
         """`(classes, k, k)` lower triangular factors; what `lower` holds on and above its diagonal is not used."""
         return self.lower.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
 
-    def _apply_class(self, factors: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return torch.bmm(factors[y], x[:, : self.dims, None])[:, :, 0]
+    def _apply_class(self, factors: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        return torch.bmm(factors[labels], x[:, : self.dims, None])[:, :, 0]
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Whiten."""
         factor = self._factor()
         identity = torch.eye(self.dims, dtype=factor.dtype, device=factor.device).expand_as(factor)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-        z = torch.cat([self._apply_class(inverse, x, y), x[:, self.dims :]], dim=1)
-        return z, -self.log_diagonal.sum(dim=1)[y]
+        z = torch.cat([self._apply_class(inverse, x, c.labels), x[:, self.dims :]], dim=1)
+        return z, -self.log_diagonal.sum(dim=1)[c.labels]
 
-    def inverse(self, z: Tensor, y: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, c: Condition) -> Tensor:
         """Colour."""
-        return torch.cat([self._apply_class(self._factor(), z, y), z[:, self.dims :]], dim=1)
+        return torch.cat([self._apply_class(self._factor(), z, c.labels), z[:, self.dims :]], dim=1)
 
 
 class ClassScale(Layer):
@@ -101,11 +101,11 @@ class ClassScale(Layer):
         self.start = start
         self.register_buffer("log_scale", torch.zeros(classes, dims - start, dtype=torch.float64))
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Scale to unit variance."""
-        scaled = x[:, self.start :] * (-self.log_scale).exp()[y]
-        return torch.cat([x[:, : self.start], scaled], dim=1), -self.log_scale.sum(dim=1)[y]
+        scaled = x[:, self.start :] * (-self.log_scale).exp()[c.labels]
+        return torch.cat([x[:, : self.start], scaled], dim=1), -self.log_scale.sum(dim=1)[c.labels]
 
-    def inverse(self, z: Tensor, y: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, c: Condition) -> Tensor:
         """Scale back."""
-        return torch.cat([z[:, : self.start], z[:, self.start :] * self.log_scale.exp()[y]], dim=1)
+        return torch.cat([z[:, : self.start], z[:, self.start :] * self.log_scale.exp()[c.labels]], dim=1)

@@ -1,35 +1,41 @@
 """A model at rest: tensors in safetensors, everything else in one JSON record whose digest names the checkpoint.
 
 The record holds the tensors' SHA-256, so one digest covers the network, its weights and what they cost. Nothing is ever
-unpickled, and nothing in a checkpoint is believed before it has been checked.
+unpickled, and nothing in a checkpoint is believed before it has been checked. A model that came from elsewhere has an
+origin in words instead of a privacy record: it loads only where a spec declares it public.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cadp.cinn.architecture import Architecture
+from cadp.cinn.architecture import Architecture, architecture_from_json
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import CheckpointRefused, ObjectMissing, PrivacyError
 from cadp.privacy.events import RELATION, Event
 from cadp.privacy.seeded import is_seeded, stamped
 from cadp.store import Store
 
-SCHEMA = 1
+SCHEMA = 2
 LIMIT_RECORD = 16 << 20
 LIMIT_TENSORS = 4 << 30
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FIELDS = {"schema", "architecture", "tensors", "privacy", "versions"}
+_FIELDS = {"schema", "architecture", "tensors", "privacy", "origin", "spec", "versions"}
 _PRIVACY = {"relation", "population", "event"}
 
 
 def save_checkpoint(
-    store: Store, flow: ConditionalFlow, privacy: Mapping[str, object], versions: Mapping[str, str]
+    store: Store,
+    flow: ConditionalFlow,
+    privacy: Mapping[str, object],
+    versions: Mapping[str, str],
+    spec: str | None = None,
 ) -> str:
     """Put a model into the store.
 
@@ -38,6 +44,7 @@ def save_checkpoint(
         flow: the model; its tensors are kept in the type they have.
         privacy: `relation`, `population` and `event`, the JSON form of what training cost that population.
         versions: of the libraries that made it.
+        spec: digest of the spec that asked for it.
 
     Returns:
         The checkpoint's digest, 64 hex digits: the SHA-256 of `<digest>.json`, which names `<sha256>.safetensors`.
@@ -45,16 +52,46 @@ def save_checkpoint(
     Raises:
         CheckpointRefused: the privacy record is incomplete, or a tensor is not finite.
     """
+    checked = stamped(_check_privacy(privacy))
+    return _save(store, flow, {"privacy": checked, "origin": None, "spec": spec, "versions": dict(versions)})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whence a model without a privacy record came.
+
+    Attributes:
+        words: for people: who trained it, on what.
+        population: whose records it was trained on without DP, if that is a population of ours.
+    """
+
+    words: str
+    population: str | None = None
+
+
+def save_public(store: Store, flow: ConditionalFlow, origin: Origin, versions: Mapping[str, str]) -> str:
+    """Put a model without a privacy record into the store: it loads only where a spec declares it public.
+
+    Returns:
+        The checkpoint's digest.
+
+    Raises:
+        CheckpointRefused: the origin says nothing, or a tensor is not finite.
+    """
+    facts = {"privacy": None, "origin": _check_origin(asdict(origin)), "spec": None, "versions": dict(versions)}
+    return _save(store, flow, facts)
+
+
+def _save(store: Store, flow: ConditionalFlow, facts: Mapping[str, object]) -> str:
     tensors = {name: tensor.detach().contiguous() for name, tensor in flow.state_dict().items()}
-    _check_tensors(tensors, flow.architecture)
+    _check_tensors(tensors, flow)
     data = save(tensors)
     sha256 = hashlib.sha256(data).hexdigest()
     record = {
         "schema": SCHEMA,
         "architecture": flow.architecture.to_json(),
         "tensors": {"sha256": sha256, "size": len(data)},
-        "privacy": stamped(_check_privacy(privacy)),
-        "versions": dict(versions),
+        **facts,
     }
     encoded = json.dumps(record, sort_keys=True, indent=1, allow_nan=False).encode()
     digest = hashlib.sha256(encoded).hexdigest()
@@ -64,33 +101,84 @@ def save_checkpoint(
     return digest
 
 
-def load_checkpoint(store: Store, digest: str) -> tuple[ConditionalFlow, dict[str, object]]:
+def load_checkpoint(
+    store: Store, digest: str, *, public_for: str | None = None
+) -> tuple[ConditionalFlow, dict[str, object]]:
     """Read a model and its privacy record.
+
+    Args:
+        store: a private zone.
+        digest: what `save_checkpoint` returned.
+        public_for: the population that is released, where its spec declares the model public. Only then may a model
+            have no privacy record, and `{}` is returned; but never one that was trained on these very people.
 
     Raises:
         CheckpointRefused: it is absent, was altered, has no complete privacy record, is stamped by a mode that protects
-            nobody, or is not a network known here.
+            nobody, was trained without DP on the population, or is not a network known here.
+    """
+    record = read_checkpoint(store, digest)
+    privacy, origin = record["privacy"], record["origin"]
+    if isinstance(origin, dict) and public_for is None:
+        raise CheckpointRefused(
+            f"checkpoint {digest[:12]}… has no privacy record ({origin['words']}): it may be used only where a spec "
+            f"declares it public"
+        )
+    if isinstance(origin, dict) and origin["population"] == public_for:
+        raise CheckpointRefused(
+            f"checkpoint {digest[:12]}… was trained without DP on {public_for}: no release of theirs may use it, "
+            f"whatever a spec declares"
+        )
+    if isinstance(privacy, dict) and "stamp" in privacy and not is_seeded():
+        raise CheckpointRefused(f"checkpoint {digest[:12]}… is stamped {privacy['stamp']}: train the model again")
+    return load_flow(store, record), privacy if isinstance(privacy, dict) else {}
+
+
+def read_checkpoint(store: Store, digest: str) -> dict[str, object]:
+    """Read and check a checkpoint's record, without its tensors and without a decision whether it may be used.
+
+    Raises:
+        CheckpointRefused: it is absent, was altered, or is no record of this version's.
     """
     if _DIGEST.fullmatch(digest) is None:
         raise CheckpointRefused(f"checkpoint {digest!r}: a digest is 64 hex digits")
     record = _parse(_read(store, f"{digest}.json", digest, LIMIT_RECORD), digest)
-    privacy, tensors = _check_privacy(record["privacy"]), record["tensors"]
-    if "stamp" in privacy and not is_seeded():
-        raise CheckpointRefused(f"checkpoint {digest[:12]}… is stamped {privacy['stamp']}: train the model again")
-    architecture = Architecture.from_json(record["architecture"])
+    if record["privacy"] is None and record["origin"] is not None:
+        return {**record, "origin": _check_origin(record["origin"])}
+    if record["origin"] is not None:
+        raise CheckpointRefused(f"checkpoint {digest[:12]}… has both a privacy record and an origin")
+    return {**record, "privacy": _check_privacy(record["privacy"])}
+
+
+def load_flow(store: Store, record: Mapping[str, object]) -> ConditionalFlow:
+    """Load the network that a checked record names, in the type in which it was saved.
+
+    Raises:
+        CheckpointRefused: its tensors are absent, were altered, or are not those of its architecture.
+    """
+    architecture, tensors = architecture_from_json(record["architecture"]), record["tensors"]
     sha256 = tensors.get("sha256") if isinstance(tensors, dict) else None
     if not isinstance(sha256, str) or _DIGEST.fullmatch(sha256) is None:
-        raise CheckpointRefused(f"checkpoint {digest[:12]}…: its record names no tensors")
-    data = _read(store, f"{sha256}.safetensors", sha256, LIMIT_TENSORS)
+        raise CheckpointRefused("the checkpoint's record names no tensors")
     try:
-        state = load(data)
+        state = load(_read(store, f"{sha256}.safetensors", sha256, LIMIT_TENSORS))
     except SafetensorError as error:
-        raise CheckpointRefused(f"checkpoint {digest[:12]}…: not safetensors: {error}") from error
-    _check_tensors(state, architecture)
-    flow = ConditionalFlow(architecture)
-    flow.to(next(iter(state.values())).dtype)
-    flow.load_state_dict(state)
-    return flow, privacy
+        raise CheckpointRefused(f"{sha256[:12]}….safetensors: not safetensors: {error}") from error
+    return flow_of(architecture, state)
+
+
+def flow_of(architecture: Architecture, state: Mapping[str, torch.Tensor]) -> ConditionalFlow:
+    """The network of an architecture with these tensors, in their type.
+
+    Raises:
+        CheckpointRefused: they are not exactly those of the architecture, of one floating type, and sound.
+    """
+    # Nothing is allocated for an architecture before tensors of its shapes are there.
+    with torch.device("meta"):
+        flow = ConditionalFlow(architecture)
+    _check_tensors(state, flow)
+    flow.load_state_dict(state, assign=True)
+    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    return flow.to(dtype).in_channels_last()
 
 
 def _read(store: Store, key: str, sha256: str, limit: int) -> bytes:
@@ -140,16 +228,33 @@ def _check_privacy(privacy: object) -> dict[str, object]:
     return dict(privacy)
 
 
-def _check_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture) -> None:
-    """Refuse tensors that are not exactly those of the architecture, of one floating type and finite."""
-    expected = {name: tensor.shape for name, tensor in ConditionalFlow(architecture).state_dict().items()}
-    found = {name: tensor.shape for name, tensor in state.items()}
+def _check_origin(origin: object) -> dict[str, object]:
+    """Refuse an origin that does not say whence a model came."""
+    if not isinstance(origin, Mapping) or set(origin) != {"words", "population"}:
+        raise CheckpointRefused("no complete origin: it holds words and population")
+    if not isinstance(origin["words"], str) or not origin["words"]:
+        raise CheckpointRefused("an origin says in words where the model came from")
+    if origin["population"] is not None and (not isinstance(origin["population"], str) or not origin["population"]):
+        raise CheckpointRefused("an origin's population is a name, or none")
+    return dict(origin)
+
+
+def _check_tensors(state: Mapping[str, torch.Tensor], flow: ConditionalFlow) -> None:
+    """Refuse tensors that are not exactly those of the network: finite, of one floating type, orders permutations."""
+    expected = {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in flow.state_dict().items()}
+    found = {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in state.items()}
     if found != expected:
         differ = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointRefused(f"tensors do not fit the architecture: {', '.join(differ)}")
-    kinds = {tensor.dtype for tensor in state.values()}
+    kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
         raise CheckpointRefused(f"tensors of types {sorted(map(str, kinds))}: one of float32 and float64")
-    broken = sorted(name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
+    broken = sorted(name for name, tensor in state.items() if not _is_sound(tensor))
     if broken:
-        raise CheckpointRefused(f"tensors that are not finite: {', '.join(broken)}")
+        raise CheckpointRefused(f"tensors that are not finite, or no permutations: {', '.join(broken)}")
+
+
+def _is_sound(tensor: torch.Tensor) -> bool:
+    if tensor.is_floating_point():
+        return bool(torch.isfinite(tensor).all())
+    return tensor.dtype == torch.int64 and torch.equal(tensor.sort().values, torch.arange(len(tensor)))

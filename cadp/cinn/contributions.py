@@ -16,6 +16,13 @@ A unit with at most m records adds m such contributions to the concatenation ove
 that concatenation still have a non-negative inner product (0 for different classes), so a unit's contribution has norm
 at most m·B and two of them are at most √2·m·B apart; replaced by nothing, m·B.
 
+*Counted vectors* are another matter. For the centres of a mixture a record adds its whitened vector v, of any sign and
+‖v‖ ≤ R, with a count w to the block of its class and its component, both functions of that record and of earlier
+answers. Two records in one block are (v − v', 0) apart, which may be **2·R** for opposite vectors, not √2·R. In two
+blocks they are √(‖v‖² + w² + ‖v'‖² + w²) ≤ √2·√(R² + w²) apart, and one is at most √(R² + w²) long. With w ≤ R all of
+it holds for B = √2·R: two are at most √2·B = 2·R apart, and one is at most B long. The m records of a unit are paired
+with the m that replace them, or with nothing: m·2·R apart, and m·√(R² + w²) for zero-out.
+
 Rounding costs nothing: real vectors are rounded *towards zero* to the lattice, which never lengthens them and keeps
 non-negative ones non-negative, and the bound is then checked on the integers themselves. Whatever a record holds, and
 whatever floating point did to it on the way, its contribution is an integer vector inside the bound or the zero vector.
@@ -65,6 +72,11 @@ def class_sums(steps: NDArray[np.float64], labels: NDArray[np.int64], classes: i
     """
     _exact(len(steps) * bound)
     return (_one_hot(labels, classes).T @ steps).astype(np.int64)
+
+
+def counted(steps: NDArray[np.float64], valid: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+    """Integer rows with one more column: `count` for a valid record and 0 for another, whose row is zero anyway."""
+    return np.concatenate([steps, np.where(valid, float(count), 0.0)[:, None]], axis=1)
 
 
 def outer_sum(steps: NDArray[np.float64], bound: int) -> NDArray[np.int64]:

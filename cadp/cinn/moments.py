@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from cadp.cinn import contributions as add
+from cadp.cinn import lloyd
 from cadp.cinn.estimate import class_factors, class_means, class_sizes, principal_axes, residual_stds
 from cadp.cinn.network import ConditionalFlow
 from cadp.cinn.plan import MomentsPlan, Query
@@ -35,9 +36,10 @@ def fit_moments(
 ) -> ConditionalFlow:
     """Fit a conditional flow to private records at the cost of `plan.event()`.
 
-    Reads the records three times and never holds more than a batch. Where labels are public, so are the counts: a
-    rejected record counts in its class and contributes zero. Where they are private, the plan asks for noisy counts,
-    which take the counts' place everywhere, and a rejected record contributes zero to them too.
+    Reads the records three times, once more for every iteration of a mixture, and never holds more than a batch. Where
+    labels are public, so are the counts: a rejected record counts in its class and contributes zero. Where they are
+    private, the plan asks for noisy counts, which take the counts' place everywhere, and a rejected record contributes
+    zero to them too.
 
     Args:
         batches: opens one pass over all records, images of the plan's shape.
@@ -91,6 +93,8 @@ class _Fit:
             self._fit_means()
             stds = self._fit_rotation()
             self._fit_whitening_and_scales(stds)
+            if self.plan.mixture:
+                self._fit_mixture()
         return self.flow
 
     def _rows(self, label: str) -> Iterator[Rows]:
@@ -125,7 +129,8 @@ class _Fit:
 
     def _coefficients(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The centred low block `(n, D)` and the other coefficients `(n, d - D)`."""
-        centred, _ = self.flow.shift(self.flow.cosine(pixels, labels)[0], labels)
+        condition = self.flow.condition(labels)
+        centred, _ = self.flow.shift(self.flow.cosine(pixels, condition)[0], condition)
         return centred[:, : self.architecture.low_dims], centred[:, self.architecture.low_dims :]
 
     def _fit_means(self) -> None:
@@ -140,7 +145,7 @@ class _Fit:
             counted = with_noise(members, self.plan.counts)[:, 0]
             self.counts = class_sizes(counted, self.plan.counts.sigma, self.total)
         noisy = torch.from_numpy(with_noise(sums, query) * self.plan.step)
-        low = self.flow.cosine(noisy, torch.arange(size))[0][:, : self.architecture.low_dims]
+        low = self.flow.cosine(noisy, self.flow.condition(torch.arange(size)))[0][:, : self.architecture.low_dims]
         step = self.plan.step
         means = class_means(low.numpy(), query.sigma * step, self.counts, query.radius * step)
         self.flow.shift.mean.copy_(torch.from_numpy(means))
@@ -186,6 +191,30 @@ class _Fit:
         bands = class_means(noisy_energies, third.sigma * square, self.counts, third.bound * square)
         scales = residual_stds(bands, self.flow.rotation.weight.numpy(), k, self.bands)
         self.flow.scale.log_scale.copy_(torch.from_numpy(np.log(scales)))
+
+    def _fit_mixture(self) -> None:
+        """Sum the whitened k dimensions by class and nearest centre, iteration by iteration."""
+        classes, k = len(self.counts), self.architecture.content
+        components, step = self.architecture.components, self.plan.step
+        basis = self.flow.rotation.weight[:k].T
+        records, centres = np.ones((classes, components)), lloyd.starting_centres(classes, components, k)
+        for iteration, query in enumerate(self.plan.mixture):
+            near = lloyd.on_lattice(lloyd.reseeded(records, centres, iteration), query, step)
+            sums = np.zeros((classes * components, k + 1), dtype=np.int64)
+            for pixels, labels, own, valid in self._rows(query.name):
+                content = self._coefficients(pixels, labels)[0] @ basis
+                whitened, _ = self.flow.whitening(content, self.flow.condition(labels))
+                steps = self._steps(whitened, valid, query)
+                blocks = lloyd.nearest(steps, near, own)
+                sums += add.class_sums(add.counted(steps, valid, query.count), blocks, len(sums), query.bound)
+            answer = with_noise(sums.reshape(classes, components, k + 1), query)
+            records, centres = lloyd.noisy_centres(answer, query, step)
+        weight, centre, factor = lloyd.mixture(records, centres)
+        layer = self.flow.mixture
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.centre.copy_(torch.from_numpy(centre.transpose(2, 0, 1).copy()))
+        layer.within.lower.copy_(torch.from_numpy(np.tril(factor, -1)))
+        layer.within.log_diagonal.copy_(torch.from_numpy(np.log(np.diagonal(factor, axis1=1, axis2=2))))
 
 
 def with_noise(sums: Sums, query: Query) -> Sums:

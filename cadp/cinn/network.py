@@ -1,6 +1,7 @@
-"""The conditional flow: a sequence of bijections of R^d given the label, and the check that it really is one."""
+"""The conditional flow: a sequence of bijections of R^d given the condition, and the check that it really is one."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -9,29 +10,43 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cadp.cinn.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
-from cadp.cinn.architecture import Architecture
-from cadp.cinn.transforms import CosineTransform, Layer
+from cadp.cinn.architecture import Architecture, Convolutional
+from cadp.cinn.build import layers_of
+from cadp.cinn.layer import Condition, Layer
+from cadp.cinn.mixture import MixtureTransport
+from cadp.cinn.subnets import ConvSubnet, Subnet
+from cadp.cinn.transforms import CosineTransform
 
 ROUND_TRIP_LIMIT = 1e-3
+# Of one activation: large enough for a convolution's full speed, and below what glibc maps afresh each time.
+LIMIT_ACTIVATION = 24 << 20
+# The largest block that raises glibc's own thresholds (mallopt(3): DEFAULT_MMAP_THRESHOLD_MAX), less its header.
+_LARGEST_BLOCK = (32 << 20) - (64 << 10)
 
 
 class ConditionalFlow(nn.Module):
-    """`x → z = f(x; y)`, a bijection of R^d for every label, with latents ≈ N(0, I).
+    """`x → z = f(x; c)`, a bijection of R^d for every condition, with latents ≈ N(0, I).
 
-    The first `architecture.content` latents are the content, ordered by the variance they explain; the others are band
-    noise. A new flow is the bare cosine transform; `fit_moments` gives it its tensors. All tensors are float64 until
+    The first `architecture.content` latents are the content. A new flow is the identity up to fixed public transforms;
+    `fit_moments` gives a whitening network its tensors, gradients give couplings theirs. All tensors are float64 until
     the module is cast with `.float()`.
     """
+
+    # The layers that a fit fills, where the architecture has them.
+    cosine: CosineTransform
+    shift: ClassShift
+    rotation: InvertibleLinear
+    whitening: ClassWhitening
+    mixture: MixtureTransport
+    scale: ClassScale
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        shape, classes, low, k = architecture.shape, architecture.classes, architecture.low_dims, architecture.content
-        self.cosine = CosineTransform(shape, architecture.block)
-        self.shift = ClassShift(classes, low)
-        self.rotation = InvertibleLinear(low)
-        self.whitening = ClassWhitening(classes, k)
-        self.scale = ClassScale(classes, k, architecture.dims)
+        for name, layer in layers_of(architecture).items():
+            self.add_module(name, layer)
+        if isinstance(architecture, Convolutional):
+            keep_freed_memory()
 
     def layers(self) -> Iterator[Layer]:
         """The layers from record to latent."""
@@ -40,43 +55,108 @@ class ConditionalFlow(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type in which this flow computes."""
-        return self.rotation.weight.dtype
+        tensors = chain(self.parameters(), self.buffers())
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float64)
 
-    def encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
+
+    def use_compute_dtype(self, dtype: torch.dtype | None) -> "ConditionalFlow":
+        """Let subnets compute in `dtype`, or as the flow does if None; see `Subnet`. Weights and coordinates stay."""
+        for module in self.modules():
+            if isinstance(module, Subnet):
+                module.compute_dtype = dtype
+        return self
+
+    def in_channels_last(self) -> "ConditionalFlow":
+        """Lay the weights of convolutions out as images are, channels last; a loaded state has lost that order."""
+        for module in self.modules():
+            if isinstance(module, ConvSubnet):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def condition(self, labels: Tensor, attributes: Tensor | None = None, values: Tensor | None = None) -> Condition:
+        """What the layers of this flow are conditioned on; see `Condition.of`."""
+        return Condition.of(self.architecture.conditions, labels, attributes, values, dtype=self.dtype)
+
+    def encode(self, x: Tensor, y: Tensor | Condition) -> tuple[Tensor, Tensor]:
         """Records to latents.
 
         Args:
-            x: `(n, h, w, c)` or `(n, d)` pixels in `[0, 1]`; cast to the flow's type.
-            y: `(n,)` int64 labels.
+            x: `(n, h, w, c)` or `(n, d)` in `[0, 1]`; cast to the flow's type.
+            y: `(n,)` int64 labels where they are the only condition, else what `condition` returns.
 
         Returns:
             `z (n, d)` and `log|det ∂z/∂x| (n,)`, in nats.
         """
+        c = y if isinstance(y, Condition) else self.condition(y)
         z = x.reshape(len(x), self.architecture.dims).to(self.dtype)
         log_det = z.new_zeros(len(z))
         for layer in self.layers():
-            z, change = layer(z, y)
+            z, change = layer(z, c)
             log_det = log_det + change
         return z, log_det
 
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """Latents `(n, d)` to pixels `(n, h, w, c)`, not clamped."""
+    def decode(self, z: Tensor, y: Tensor | Condition) -> Tensor:
+        """Latents `(n, d)` to records `(n, h, w, c)`, not clamped."""
+        c = y if isinstance(y, Condition) else self.condition(y)
         x = z.to(self.dtype)
         for layer in reversed(list(self.layers())):
-            x = layer.inverse(x, y)
+            x = layer.inverse(x, c)
         return x.reshape(-1, *self.architecture.shape)
 
     @torch.no_grad()
     def encode_images(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Latents `(n, d)` float64 of `(n, h, w, c)` 8-bit images."""
-        pixels = torch.from_numpy(images.reshape(len(images), -1) / 255.0)
-        return self.encode(pixels, torch.from_numpy(labels))[0].to(torch.float64).numpy()
+        """Latents `(n, d)` float64 of `(n, h, w, c)` 8-bit images, some rows at once; see `records_at_once`."""
+        latents = np.empty((len(images), self.architecture.dims))
+        for part in self._parts(len(images)):
+            pixels = torch.from_numpy(images[part].reshape(-1, self.architecture.dims) / 255.0)
+            latents[part] = self.encode(pixels, torch.from_numpy(labels[part]))[0].to(torch.float64).numpy()
+        return latents
 
     @torch.no_grad()
     def decode_images(self, latents: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images `(n, h, w, c)` of latents `(n, d)`: clamped to `[0, 1]` and rounded to 8 bits; NaN becomes black."""
-        pixels = self.decode(torch.from_numpy(latents), torch.from_numpy(labels)).nan_to_num(nan=0.0).clamp(0, 1)
-        return (pixels * 255).round().to(torch.uint8).numpy()
+        images = np.empty((len(latents), *self.architecture.shape), dtype=np.uint8)
+        for part in self._parts(len(latents)):
+            pixels = self.decode(torch.from_numpy(latents[part]), torch.from_numpy(labels[part]))
+            images[part] = (pixels.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        return images
+
+    def _parts(self, rows: int) -> Iterator[slice]:
+        """Slices of so many rows, of a length that the architecture alone decides."""
+        compute = next((module.compute_dtype for module in self.modules() if isinstance(module, Subnet)), None)
+        step = records_at_once(self.architecture, (compute or self.dtype).itemsize)
+        return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def records_at_once(architecture: Architecture, itemsize: int) -> int:
+    """How many records go through the network together, so that no activation is larger than `LIMIT_ACTIVATION`.
+
+    It bounds memory whatever the resolution and the batch, and depends on public facts alone.
+
+    Args:
+        architecture: whose widest activation counts: the hidden channels at the resolution of the first scale.
+        itemsize: bytes of one number in the subnets' precision.
+    """
+    h, w, _ = architecture.shape
+    widest = architecture.dims
+    if isinstance(architecture, Convolutional):
+        sizes = (h * w // 4 ** (i + 1) * scale.couplings.width for i, scale in enumerate(architecture.scales))
+        widest = max(widest, *sizes)
+    return max(1, LIMIT_ACTIVATION // (itemsize * widest))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that activations free, up to 64 MiB, instead of giving it back to the system.
+
+    Every layer frees and takes tens of megabytes. Given back each time, they come again page by page, which takes a
+    fifth of a pass (FrEIA's: a third). Once one large block was freed, glibc raises its threshold by itself
+    (mallopt(3), "dynamic mmap threshold"). The block is never touched; other allocators do not care.
+    """
+    np.empty(_LARGEST_BLOCK, dtype=np.uint8)
 
 
 def synthetic_records(architecture: Architecture, count: int) -> Tensor:
@@ -90,17 +170,26 @@ def synthetic_records(architecture: Architecture, count: int) -> Tensor:
     return x.reshape(count, *architecture.shape)
 
 
-def check_round_trip(flow: ConditionalFlow, images: int = 64) -> float:
+def synthetic_condition(flow: ConditionalFlow, labels: Tensor) -> Condition:
+    """Every other attribute, and numbers in the middle of their bounds: what a check needs besides labels."""
+    conditions, n = flow.architecture.conditions, len(labels)
+    attributes = torch.arange(n * conditions.attributes).reshape(n, conditions.attributes) % 2
+    middle = torch.tensor([(low + high) / 2 for low, high in conditions.bounds], dtype=torch.float64)
+    return flow.condition(labels, attributes, middle.expand(n, -1))
+
+
+def check_round_trip(flow: ConditionalFlow, images: int | None = None) -> float:
     """The largest pixel error of decode(encode(x)) over synthetic records of every class, in the flow's own precision.
 
-    It looks at no private record. A result that is not at most `ROUND_TRIP_LIMIT` (NaN is not) means that the flow must
-    not be used.
+    It looks at no private record, but at `images` of every class: 64, or 8 where convolutions make them dear. A result
+    that is not at most `ROUND_TRIP_LIMIT` (NaN is not) means that the flow must not be used.
     """
-    x = synthetic_records(flow.architecture, images)
+    images = images or (8 if isinstance(flow.architecture, Convolutional) else 64)
+    x = synthetic_records(flow.architecture, images).to(flow.device)
     errors = []
     with torch.no_grad():
         for label in range(flow.architecture.classes):
-            y = torch.full((images,), label, dtype=torch.int64)
-            errors.append((flow.decode(flow.encode(x, y)[0], y).to(torch.float64) - x).abs().max())
+            c = synthetic_condition(flow, torch.full((images,), label, device=flow.device))
+            errors.append((flow.decode(flow.encode(x, c)[0], c).to(torch.float64) - x).abs().max())
     # torch's maximum propagates NaN where Python's max() would lose it.
     return float(torch.stack(errors).max())

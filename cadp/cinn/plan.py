@@ -1,14 +1,18 @@
 """The frozen public plan of a private fit: clips, noise, lattice and events in one value."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from cadp.cinn.architecture import Architecture, Shape
+from cadp.cinn.architecture import Shape, Whitening
 from cadp.cinn.contributions import check_total
+from cadp.cinn.mixture_plan import choose_components, lloyd_queries, moments_share
+from cadp.cinn.query import Query
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import calibrate_gaussian, curve
-from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event, GaussianEvent
+from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event
+
+__all__ = ["MomentsPlan", "Query", "choose_architecture"]
 
 # Radii as fractions of √d, for pixels in [0, 1]. The rule, on the public handwritten digits of scikit-learn (1,797
 # images of 8×8, divided by 16), each rounded to 1/64: PIXELS is the median of ‖x‖/√d, the usual target of a clip norm
@@ -31,55 +35,6 @@ BANDS = 16
 # With private labels the class counts are asked for as well, by a rule fixed beforehand: counts of thousands bear far
 # more noise than the sums do, and at this multiplier they take under 1 % of μ².
 COUNTS_WEIGHT = 12.0
-# √2 and the quotients below are rounded up by far more than float64 can err.
-_UP = 1 + 2.0**-40
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One sum by the Gaussian mechanism, in integers.
-
-    Attributes:
-        name: what is summed.
-        power: 1 for sums of vectors, 2 for sums of their squares or outer products.
-        radius: the clip norm of the vectors, in lattice steps; of class counts, 1 record.
-        noise_multiplier: noise standard deviation over replace-one sensitivity.
-        records: `m`, the most records one unit contributes.
-    """
-
-    name: str
-    power: Literal[1, 2]
-    radius: int
-    noise_multiplier: float
-    records: int
-
-    @property
-    def bound(self) -> int:
-        """The largest norm of one record's integer contribution: `radius^power`."""
-        return int(self.radius**self.power)
-
-    @property
-    def sensitivity(self) -> float:
-        """Replace-one sensitivity √2·m·bound; `cadp.cinn.contributions` holds the proof."""
-        return math.sqrt(2.0) * self.records * self.bound * _UP
-
-    @property
-    def zero_out_sensitivity(self) -> float:
-        """Sensitivity when a unit's contribution is replaced by zero: m·bound."""
-        return float(self.records * self.bound) * _UP
-
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of the discrete Gaussian, in integer units."""
-        return self.noise_multiplier * self.sensitivity
-
-    def event(self) -> GaussianEvent:
-        """The loss under replace-one: a Gaussian with μ = sensitivity / σ."""
-        return GaussianEvent(mu=_UP / self.noise_multiplier)
-
-    def zero_out_event(self) -> GaussianEvent:
-        """The loss under zero-out."""
-        return GaussianEvent(mu=_UP * self.zero_out_sensitivity / self.sigma, relation=ZERO_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +52,10 @@ class MomentsPlan:
         residual: energies of everything else, by class and frequency band.
         step: the lattice step, in pixels or in whitened units.
         counts: with private labels, the class counts; None where they are public.
+        mixture: sums of the whitened dimensions by class and component, one query an iteration; none without a mixture.
     """
 
-    architecture: Architecture
+    architecture: Whitening
     units: int
     mean: Query
     covariance: Query
@@ -107,6 +63,7 @@ class MomentsPlan:
     residual: Query
     step: float
     counts: Query | None = None
+    mixture: tuple[Query, ...] = ()
 
     @classmethod
     def calibrate(
@@ -131,10 +88,12 @@ class MomentsPlan:
             raise PrivacyError(f"training at ε = {epsilon}, δ = {delta}: ε is positive and finite, δ between 0 and 1")
         if units < 1 or max_records_per_unit < 1:
             raise PrivacyError(f"units {units} and records per unit {max_records_per_unit} must be at least 1")
-        architecture = choose_architecture(epsilon, shape, classes, units)
         mu = calibrate_gaussian(epsilon, delta)
         if mu == 0:
             raise PrivacyError(f"training at ε = {epsilon} buys no answer at δ = {delta:.0e}: raise ε or δ")
+        architecture = choose_architecture(epsilon, shape, classes, units)
+        components = choose_components(mu, architecture, units, max_records_per_unit)
+        architecture = replace(architecture, components=components)
         plan = cls.split(mu, architecture, units, max_records_per_unit, private_labels=private_labels)
         # Each event rounds up; give back the last digits.
         while curve(plan.event()).epsilon(delta) > epsilon:
@@ -144,7 +103,7 @@ class MomentsPlan:
 
     @classmethod
     def split(
-        cls, mu: float, architecture: Architecture, units: int, records: int, *, private_labels: bool = False
+        cls, mu: float, architecture: Whitening, units: int, records: int, *, private_labels: bool = False
     ) -> "MomentsPlan":
         """Split a total μ over the queries: multiplier wᵢ·s with Σ 1/(wᵢ·s)² = μ².
 
@@ -167,10 +126,10 @@ class MomentsPlan:
 
     @classmethod
     def _on_lattice(
-        cls, step: float, mu: float, architecture: Architecture, units: int, records: int, *, private_labels: bool
+        cls, step: float, mu: float, architecture: Whitening, units: int, records: int, *, private_labels: bool
     ) -> "MomentsPlan":
         weights = (*WEIGHTS, COUNTS_WEIGHT) if private_labels else WEIGHTS
-        scale = math.sqrt(sum(1 / weight**2 for weight in weights)) / mu
+        scale = math.sqrt(sum(1 / weight**2 for weight in weights) / moments_share(architecture)) / mu
         root = math.sqrt(architecture.dims)
         radii = (PIXELS * root, WITHIN * root, math.sqrt(architecture.content), RESIDUAL * root)
         names = ("class means", "covariance", "class covariances", "residual energies")
@@ -181,7 +140,8 @@ class MomentsPlan:
         )
         # Each record is 1 in its class: two records of different classes are √2 apart, as contributions of norm 1 are.
         counts = Query("class counts", 1, 1, COUNTS_WEIGHT * scale, records) if private_labels else None
-        return cls(architecture, units, mean, covariance, class_covariance, residual, step, counts)
+        mixture = lloyd_queries(mu, architecture, step, records)
+        return cls(architecture, units, mean, covariance, class_covariance, residual, step, counts, mixture)
 
     @property
     def content(self) -> int:
@@ -192,7 +152,7 @@ class MomentsPlan:
     def queries(self) -> tuple[Query, ...]:
         """The queries, in the order they are asked."""
         counts = () if self.counts is None else (self.counts,)
-        return (*counts, self.mean, self.covariance, self.class_covariance, self.residual)
+        return (*counts, self.mean, self.covariance, self.class_covariance, self.residual, *self.mixture)
 
     def event(self) -> Event:
         """The loss of the whole fit, replace-one."""
@@ -226,7 +186,7 @@ class MomentsPlan:
         return 1.0 if query is self.counts else self.step
 
 
-def choose_architecture(epsilon: float, shape: Shape, classes: int, units: int) -> Architecture:
+def choose_architecture(epsilon: float, shape: Shape, classes: int, units: int) -> Whitening:
     """The network for a budget, by a public rule of ε, the number of units and the shape.
 
     The block is half the shorter side, at least 8 and at most 16 frequencies. The content is 64 dimensions for 60,000
@@ -237,4 +197,4 @@ def choose_architecture(epsilon: float, shape: Shape, classes: int, units: int) 
     block = min(h, w, max(8, min(16, min(h, w) // 2)))
     halvings = math.log2(8 * 60_000 / (max(epsilon, 1e-9) * units))
     content = min(96, max(8, 8 * round((64 - 8 * halvings) / 8)), block * block * c)
-    return Architecture("whitening", shape, classes, block, content, BANDS)
+    return Whitening(shape, classes, block, content, BANDS)

@@ -1,8 +1,4 @@
-"""Layers that are fixed and public: the orthonormal cosine transform and the order of its coefficients.
-
-Every layer of the network is a bijection of R^d given the label: `forward(x, y)` returns `(z, log_det)`, and
-`inverse(z, y)` returns x. Row i of a result is a function of row i alone.
-"""
+"""Layers that are fixed and public: the orthonormal cosine transform and the order of its coefficients."""
 
 import math
 from collections.abc import Callable
@@ -11,21 +7,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cadp.cinn.architecture import Shape
-
-
-class Layer(nn.Module):
-    """A bijection of R^d given a label: `x (n, d)`, `y (n,) int64` → `z (n, d)` and `log|det ∂z/∂x| (n,)`."""
-
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Map records towards latents; returns `(z, log_det)`."""
-        raise NotImplementedError
-
-    def inverse(self, z: Tensor, y: Tensor) -> Tensor:
-        """Undo `forward`."""
-        raise NotImplementedError
+from cadp.cinn.layer import Condition, Layer
 
 
 def cosine_matrix(size: int) -> NDArray[np.float64]:
@@ -90,13 +75,13 @@ class CosineTransform(Layer):
         half = (rows @ images).reshape(-1, h, w, c)
         return torch.einsum("vw,nhwc->nhvc", columns, half).reshape(-1, h * w * c)
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Pixels to coefficients."""
-        del y
+        del c
         z = self._separable(x, self.rows, self.columns)[:, self.order]
         return z, x.new_zeros(len(x))
 
-    def inverse(self, z: Tensor, y: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, c: Condition) -> Tensor:
         """Coefficients to pixels."""
-        del y
+        del c
         return self._separable(z[:, self.place], self.rows.T, self.columns.T)

@@ -16,7 +16,12 @@ of transcript o stay within the cap; J is a function of the transcript, and wher
 
     P(M ∈ S) = Σ_j P(M_j ∈ S ∩ {J = j}) ≤ Σ_j (e^ε·P'(M_j ∈ S ∩ {J = j}) + δ_j) = e^ε·P'(M ∈ S) + Σ_j δ_j.
 
-Order ∞ is pure DP and needs no δ. Mechanisms that meet their curve only up to δᵢ add Σ δᵢ, the additive column.
+Order ∞ is pure DP and needs no δ. What is reported in between, `Curve.epsilon` of the sum so far, is a meter of that
+filter, exact where the charges were fixed beforehand; what is proved of charges that look at outputs is the limit.
+Mechanisms may run side by side: a filter at a fixed order holds for concurrent ones, too (Haney et al. 2023).
+
+*The additive column.* A mechanism within total variation ηᵢ of one that meets its curve charges δᵢ = (1 + e^ε)·ηᵢ, with
+ε the limit of the whole population: put the ideal in the place of each, and both probabilities move by Σ ηᵢ at most.
 """
 
 import math
@@ -26,7 +31,9 @@ from functools import lru_cache
 from typing import ClassVar
 
 from cadp.errors import PrivacyError
+from cadp.privacy import divergences
 from cadp.privacy.analytic import gaussian_epsilon_exact
+from cadp.privacy.divergences import MICRO
 from cadp.privacy.events import (
     RELATION,
     ZERO_OUT,
@@ -38,7 +45,6 @@ from cadp.privacy.events import (
     SampledGaussianEvent,
 )
 from cadp.privacy.precision import decimal, float_down, reals
-from cadp.privacy.sampled import step_divergence
 
 __all__ = [
     "ADDITIVE_SHARE",
@@ -82,7 +88,6 @@ ORDERS: tuple[float, ...] = (*(order for order, _ in _SHARES), math.inf)
 # A limit's δ is split once, here: nine tenths convert Rényi curves, one tenth pays for additive δ's (samplers).
 ADDITIVE_SHARE = Fraction(1, 10)
 
-_MICRO = 10**6
 _ATTO = 10**18
 _BITS = 128
 
@@ -139,7 +144,7 @@ class Curve:
             return math.inf
         totals = [m + c for m, c in zip(self.micro, _conversion(delta), strict=True) if m is not None and c is not None]
         try:
-            return max(0, min(totals)) / _MICRO if totals else math.inf
+            return max(0, min(totals)) / MICRO if totals else math.inf
         except OverflowError:  # beyond the largest float: no limit holds it
             return math.inf
 
@@ -160,7 +165,8 @@ class Curve:
         Raises:
             PrivacyError: another schema, another grid of orders, or values that are no curve.
         """
-        if data.get("schema") != cls.SCHEMA or data.get("orders") != cls.zero().to_json()["orders"]:
+        grid = cls.zero().to_json()["orders"]
+        if not isinstance(data, dict) or data.get("schema") != cls.SCHEMA or data.get("orders") != grid:
             raise PrivacyError("a stored curve has another schema or grid of orders: it was written by another version")
         micro, delta_atto, relation = data.get("micro"), data.get("delta_atto"), data.get("relation")
         if not isinstance(micro, list) or not isinstance(delta_atto, int) or not isinstance(relation, str):
@@ -169,12 +175,7 @@ class Curve:
 
 
 def curve(event: Event) -> Curve:
-    """Return the Rényi curve of an event, rounded up.
-
-    Gaussian: α·μ²/2, which holds for the discrete Gaussian too (Canonne, Kamath, Steinke 2020, Prop. 5). Pure ε: the
-    divergence of randomised response, which dominates every ε-DP mechanism (Kairouz, Oh, Viswanath 2015):
-    ln((e^{αε} + e^{(1−α)ε}) / (1 + e^ε)) / (α − 1), exact as arithmetic on the two outcomes. Sampled Gaussian: the
-    divergence of the worst pair of one step (`cadp.privacy.sampled`), times the steps.
+    """Return the Rényi curve of an event, rounded up: `cadp.privacy.divergences` has it kind by kind.
 
     Raises:
         PrivacyError: an event of an unknown kind.
@@ -190,13 +191,11 @@ def curve(event: Event) -> Curve:
 @lru_cache(maxsize=4096)
 def _one(event: Event) -> Curve:
     if isinstance(event, GaussianEvent):
-        square = decimal(event.mu) ** 2 * event.count / 2
-        micro = tuple(_gaussian(square, order) for order in ORDERS)
-        return Curve(micro, 0, event.relation)
+        return Curve(divergences.gaussian(event, ORDERS), 0, event.relation)
     if isinstance(event, SampledGaussianEvent):
-        return Curve(tuple(_sampled(event, order) for order in ORDERS), 0, event.relation)
+        return Curve(divergences.sampled(event, ORDERS), 0, event.relation)
     if isinstance(event, PureEvent):
-        return Curve(tuple(_pure(event.epsilon, event.count, order) for order in ORDERS), 0, event.relation)
+        return Curve(divergences.pure(event, ORDERS), 0, event.relation)
     if isinstance(event, DeltaEvent):
         return Curve((0,) * len(ORDERS), math.ceil(decimal(event.delta) * event.count * _ATTO), event.relation)
     raise PrivacyError(f"no curve is known for {type(event).__name__}")
@@ -211,7 +210,7 @@ def cap(limit_epsilon: float, limit_delta: float) -> tuple[int, ...]:
     Raises:
         PrivacyError: a limit is NaN, infinite or negative, or δ >= 1.
     """
-    micro = math.floor(decimal(limit_epsilon, "the limit on epsilon") * _MICRO)
+    micro = math.floor(decimal(limit_epsilon, "the limit on epsilon") * MICRO)
     return tuple(-1 if cost is None else max(-1, micro - cost) for cost in _conversion(limit_delta))
 
 
@@ -221,7 +220,13 @@ def delta_cap(limit_delta: float) -> int:
 
 
 def admissible(total: Curve, limit_epsilon: float, limit_delta: float) -> bool:
-    """Return whether charges that sum to `total` fit the limit: the same as `total.epsilon(delta) <= epsilon`."""
+    """Return whether charges that sum to `total` fit the limit: the same as `total.epsilon(delta) <= epsilon`.
+
+    Raises:
+        PrivacyError: a limit is not one (`cap`), or the sum is under the relation that is never charged.
+    """
+    if total.relation != RELATION:
+        raise PrivacyError(f"a limit holds what is charged as {RELATION}: a {total.relation} curve is no charge")
     caps = cap(limit_epsilon, limit_delta)
     fits = any(spent is not None and spent <= most for spent, most in zip(total.micro, caps, strict=True))
     return fits and total.delta_atto <= delta_cap(limit_delta)
@@ -236,7 +241,7 @@ def calibrate_gaussian(epsilon: float, delta: float) -> float:
         PrivacyError: ε or δ is NaN, infinite or negative, or δ >= 1.
     """
     best = max(
-        Fraction(2 * max(most, 0)) / (Fraction(order) * _MICRO)
+        Fraction(2 * max(most, 0)) / (Fraction(order) * MICRO)
         for order, most in zip(ORDERS[:-1], cap(epsilon, delta)[:-1], strict=True)
     )
     if best == 0:
@@ -265,37 +270,5 @@ def _conversion(delta: float) -> tuple[int | None, ...]:
             alpha = real.mpf(order)
             goal = real.mpf(part.numerator) / part.denominator
             cost = real.log(1 - 1 / alpha) - real.log(goal * alpha) / (alpha - 1)
-            costs.append(int(real.ceil(cost * _MICRO + real.ldexp(1, -40))))
+            costs.append(int(real.ceil(cost * MICRO + real.ldexp(1, -40))))
     return (*costs, 0)
-
-
-def _gaussian(half_square: Fraction, order: float) -> int | None:
-    if half_square == 0:
-        return 0
-    return None if math.isinf(order) else math.ceil(half_square * Fraction(order) * _MICRO)
-
-
-def _sampled(event: SampledGaussianEvent, order: float) -> int | None:
-    if event.sampling_rate == 0:
-        return 0
-    if math.isinf(order):
-        return None
-    return math.ceil(
-        step_divergence(event.sampling_rate, event.noise_multiplier, order, event.relation) * event.steps * _MICRO
-    )
-
-
-@lru_cache(maxsize=4096)
-def _pure(epsilon: float, count: int, order: float) -> int:
-    """Return count times the divergence at `order` of randomised response at ε, in micro-nats rounded up."""
-    exact = decimal(epsilon)
-    most = math.ceil(exact * count * _MICRO)
-    if math.isinf(order) or exact == 0:
-        return most
-    with reals(_BITS) as real:
-        e, alpha = real.mpf(exact.numerator) / exact.denominator, real.mpf(order)
-        # e^{αε} and e^ε are taken out, so that nothing overflows. What cancels for small ε is at most ln 2: the
-        # absolute error stays below 2^-100, which the slack covers.
-        log_sum = (alpha - 1) * e + real.log1p(real.exp((1 - 2 * alpha) * e)) - real.log1p(real.exp(-e))
-        divergence = log_sum / (alpha - 1)
-        return min(most, int(real.ceil(divergence * count * _MICRO + real.ldexp(count, -40))))

@@ -26,22 +26,25 @@ from cadp.errors import PrivacyError
 from cadp.privacy import noise
 from cadp.privacy.accountant import calibrate_gaussian
 from cadp.privacy.content import content_rows, spread, with_prior
+from cadp.privacy.cosine import l1_share, laplace_lengths, mean_cosine, normal_lengths
 from cadp.privacy.events import RELATION, ZERO_OUT, Event, GaussianEvent, PureEvent
 from cadp.privacy.lattice import clip_l1, clip_l2, step_below, to_lattice
 from cadp.privacy.precision import binary_up, decimal, float_up
 
 Floats = NDArray[np.float64]
 
-# σ or b is at least this many lattice steps: the lattice's share of Δ is then below 0.1 % and of utility nothing.
+# σ or b is at least this many lattice steps, and rounding, √k·g or k·g, adds at most one part in this many to 2C:
+# the lattice then costs nothing in privacy or utility that anyone could measure.
 _STEPS = 1024
+_MOST_STEPS = 2**38  # of σ or b: the samplers go to 2⁴⁰; where it binds, rounding may add more, and is charged
 
 
 @dataclass(frozen=True)
 class Gaussian:
     """Per-record L2 clip and discrete Gaussian noise.
 
-    Charged by its Rényi curve, which the discrete Gaussian meets exactly (the curve of (ε, δ) pairs of the continuous
-    one it may exceed slightly, so that one is printed but never charged).
+    Charged by its Rényi curve, which the discrete Gaussian meets exactly. The δ(ε) of the continuous one it may exceed
+    (by 4 % at σ = 4g, .04 % at 64g), so the figure by PLD has a bound for the lattice (`pld.NARROWEST`).
 
     Attributes:
         content_dims: k, how many leading latents carry the record.
@@ -66,7 +69,7 @@ class Gaussian:
                 f"no Gaussian noise gives epsilon {epsilon} at delta {delta:.0e}: raise epsilon, or use privunit"
             )
         radius = math.sqrt(content_dims)
-        step = step_below(2 * radius / mu / _STEPS)
+        step = _step(2 * radius / mu, 2 * radius / math.sqrt(content_dims))
         steps = _distance_l2(content_dims, radius, step) / Fraction(step)
         return cls(content_dims, radius, step, binary_up(steps / decimal(mu)))
 
@@ -85,9 +88,9 @@ class Gaussian:
         return with_prior(lattice.astype(np.float64) * (self.step * self._scale()), z.shape)
 
     def expected_cosine(self) -> float:
-        """Return cos(z, z̃) that the noise leaves for z ~ N(0, I_k), roughly: √(signal² / (signal² + noise²))."""
-        signal = spread(self.content_dims, self.radius)
-        return math.sqrt(signal / (signal + float(self._noise()) ** 2))
+        """Return E[cos(z, z̃)] for z ~ N(0, I_k): `z` shortened to C, and noise of normal lengths times σ."""
+        lengths = normal_lengths(self.content_dims)
+        return mean_cosine(self.content_dims, np.minimum(lengths, self.radius), lengths * float(self._noise()))
 
     def parameters(self) -> dict[str, object]:
         """Return the public parameters as run."""
@@ -134,7 +137,7 @@ class Laplace:
     def plan(cls, epsilon: float, content_dims: int) -> "Laplace":
         """Choose C = k·√(2/π), the mean L1 norm of N(0, I_k), and b = Δ₁/ε."""
         radius = content_dims * math.sqrt(2 / math.pi)
-        step = step_below(2 * radius / epsilon / _STEPS)
+        step = _step(2 * radius / epsilon, 2 * radius / content_dims)
         steps = _distance_l1(content_dims, radius, step) / Fraction(step)
         return cls(content_dims, radius, step, binary_up(steps / decimal(epsilon)))
 
@@ -153,8 +156,10 @@ class Laplace:
         return with_prior(lattice.astype(np.float64) * (self.step * self._scale()), z.shape)
 
     def expected_cosine(self) -> float:
-        """Return cos(z, z̃) that the noise leaves for z ~ N(0, I_k), roughly: √(signal² / (signal² + noise²))."""
-        return math.sqrt(self._signal() / (self._signal() + 2 * float(self._noise()) ** 2))
+        """Return E[cos(z, z̃)] for z ~ N(0, I_k); the L1 clip is taken to cut at the length of a mean direction."""
+        k = self.content_dims
+        signal = np.minimum(normal_lengths(k), self.radius / l1_share(k))
+        return mean_cosine(k, signal, laplace_lengths(k) * float(self._noise()))
 
     def parameters(self) -> dict[str, object]:
         """Return the public parameters as run."""
@@ -181,6 +186,11 @@ class Laplace:
 
     def _scale(self) -> float:
         return 1.0 / math.sqrt(self._signal() + 2 * float(self._noise()) ** 2)
+
+
+def _step(width: float, rounding: float) -> float:
+    """Return g: at most a `_STEPS`th of the noise's width and of `rounding`, but never too many steps of noise."""
+    return max(step_below(min(width, rounding) / _STEPS), step_below(width / _MOST_STEPS))
 
 
 def _distance_l2(content_dims: int, radius: float, step: float) -> Fraction:

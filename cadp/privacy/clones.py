@@ -18,14 +18,18 @@ the unit over rate of a clone). Hence the hockey-stick divergence at ε is E[(W�
     with θ = 1:  E − e^ε  and  1 − e^ε·E,  each at rate 1/(E+1), else 0;
     with θ = 0:  E·(1 − e^ε) at rate 1/E, else 0;
 
-and mixtures of these, with weights θ and 1 − θ, between. Their means agree, and for ε ≤ ε₀ the second is below the
-first in convex order: its E(W − t)⁺ is at most the first's at every t. Sums and mixtures keep that order, and x⁺ is
-convex. So θ = 1 dominates *every* pure-ε₀ randomiser, PrivUnit with its two-level density included: the pair
+and mixtures of these, with weights θ and 1 − θ, between. Their means agree, 1 − e^ε, and for ε ≤ ε₀ the second is below
+the first in convex order: its E(W − t)⁺ is at most the first's at every t. (For t ≥ 0 it is 0. With equal means compare
+E(t − W)⁺ for t < 0: at t = 0 the first's is more by (E − e^ε)/(E + 1) ≥ 0, at t = E − e^ε·E the second's is 0 and stays
+so below, and in between both are straight.) Sums and mixtures keep that order, and x⁺ is convex. So θ = 1 dominates
+*every* pure-ε₀ randomiser, PrivUnit with its two-level density included: the pair
 
     C ~ Bin(n−1, 2/(E+1)),  A ~ Bin(C, ½),  Δ ~ Bern(E/(E+1)):    (A+Δ, C−A+1−Δ)  against  (A+1−Δ, C−A+Δ).
 
-(With clones of r₀ and r₁ themselves, as in 2021, only a share e^{−ε₀} of the others hides the unit: .82 instead of .55
-at n = 6,000, ε₀ = 4, δ = 1e-06.) Swapping the two counts swaps the pair: both directions have the same divergence.
+Swapping the two counts swaps the pair: both directions have the same divergence. Wang et al. (2024) have the same pair,
+from the total variation (E−1)/(E+1) of a pure loss. With clones of r₀ and r₁ themselves, as in 2021, only a share
+e^{−ε₀} of the others hides the unit: .813 instead of .547 at n = 6,000, ε₀ = 4, δ = 1e-06. From below, counting 3-ary
+responses loses .541 there, so no proof gives much less.
 
 *Evaluation.* Given C = c, the first law is more than e^ε times the second where the first count is above κ·(c+1),
 κ = (e^ε·E − 1)/((E − 1)(e^ε + 1)). With k the least such count, F = P(Bin(c, ½) ≥ k) and f = P(Bin(c, ½) = k − 1),

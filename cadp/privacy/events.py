@@ -7,15 +7,16 @@ add/remove are `zero-out`; an event that mixed them would have no meaning and is
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from cadp.errors import PrivacyError
 
 RELATION = "replace-one"
-_DEEPEST = 16  # compositions within compositions that are read; ours have two
 ZERO_OUT = "zero-out"
 SCHEMA = 1
+
+_DEEPEST = 16  # compositions within compositions that are read; ours have two
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,25 @@ class Event:
         """
         known = (GaussianEvent, SampledGaussianEvent, PureEvent, DeltaEvent, ComposedEvent)
         kinds: dict[str, type[Event]] = {c.kind: c for c in known}
+        if not isinstance(data, Mapping):
+            raise PrivacyError(f"an event is an object, not {data!r:.40}")
         if depth > _DEEPEST:
             raise PrivacyError(f"an event is nested more than {_DEEPEST} deep")
         kind = data.get("kind")
         if data.get("schema") != SCHEMA or not isinstance(kind, str) or kind not in kinds:
             raise PrivacyError(f"not an event of schema {SCHEMA}: {dict(data)}")
+        # Nothing has a default here: an event that lost its relation must not come back as the one that is charged.
+        names = {"schema", "kind", *(one.name for one in fields(kinds[kind]))}
+        if set(data) != names:
+            missing, extra = sorted(names - set(data)), sorted(map(repr, set(data) - names))
+            raise PrivacyError(f"not a {kind} event: it lacks {missing or 'nothing'}, {extra or 'nothing'} is too much")
         values = {name: value for name, value in data.items() if name not in ("schema", "kind")}
         if kind == ComposedEvent.kind:
             parts = values.get("events")
             if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
                 raise PrivacyError(f"a composed event holds a list of events, not {parts!r}")
             values["events"] = tuple(Event.from_json(part, depth + 1) for part in parts)
-        try:
-            return kinds[kind](**values)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise PrivacyError(f"not a {kind} event: {error}") from error
+        return kinds[kind](**values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,11 @@ class PureEvent(Event):
 
 @dataclass(frozen=True)
 class DeltaEvent(Event):
-    """`count` times an additive δ: what a sampler, or an approximate mechanism, falls short of its curve by."""
+    """`count` times an additive δ: what a sampler, or an approximate mechanism, falls short of its curve by.
+
+    For a sampler within total variation η of its target it is (1 + e^ε)·η, with ε the limit of the whole population and
+    not the mechanism's own: whatever else was released is exchanged along with it (`cadp.privacy.accountant`).
+    """
 
     kind: ClassVar[str] = "delta"
 

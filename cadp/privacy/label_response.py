@@ -10,12 +10,10 @@ that probability exactly, and so do the others: this is pure ε. A rejected reco
 there: 1/k lies between (1 − p)/(k − 1) and p, so no two laws are further apart than two labels' are. The uniform
 label is also the *null law* of zero-out: there ε = ln max( k·p, (k − 1)/(k·(1 − p)) ).
 
-*Vectors of attributes*: each binary attribute by its own randomized response. Two vectors may differ everywhere, so the
-losses of the attributes add up.
+Labels that are several yes-or-no attributes: `cadp.privacy.label_attributes`.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -25,8 +23,8 @@ from numpy.typing import NDArray
 
 from cadp.errors import PrivacyError
 from cadp.privacy import noise
-from cadp.privacy.events import RELATION, ZERO_OUT, ComposedEvent, Event, PureEvent
-from cadp.privacy.precision import decimal, float_down, float_up, fraction_of, reals
+from cadp.privacy.events import RELATION, ZERO_OUT, Event, PureEvent
+from cadp.privacy.precision import decimal, float_up, fraction_of, reals
 
 Labels = NDArray[np.int64]
 
@@ -56,10 +54,15 @@ class RandomizedResponse:
         if not (0.0 < self.keep < 1.0 and Fraction(self.keep) * self.classes >= 1):
             raise PrivacyError(f"the true label of {self.classes} is kept with 1/{self.classes} <= p < 1: {self.keep}")
 
-    def event(self) -> Event:
-        """Return the replace-one event, ε = ln(p·(k − 1)/(1 − p)), rounded up."""
+    @property
+    def epsilon(self) -> float:
+        """The loss between two labels, ε = ln(p·(k − 1)/(1 − p)), rounded up."""
         keep = Fraction(self.keep)
-        return PureEvent(_log_up(keep * (self.classes - 1) / (1 - keep)))
+        return _log_up(keep * (self.classes - 1) / (1 - keep))
+
+    def event(self) -> Event:
+        """Return the replace-one event."""
+        return PureEvent(self.epsilon)
 
     def zero_out_event(self) -> Event:
         """Return the event against a uniform label."""
@@ -84,7 +87,7 @@ class RandomizedResponse:
         """Return the public parameters as run."""
         return {
             "kind": self.kind,
-            "epsilon": _epsilon(self.event()),
+            "epsilon": self.epsilon,
             "classes": self.classes,
             "keep_probability": self.keep,
             "other_probability": (1 - self.keep) / (self.classes - 1),
@@ -96,75 +99,6 @@ class RandomizedResponse:
     def words(self) -> str:
         """Say what is done."""
         return f"labels by randomized response over {self.classes} classes"
-
-
-@dataclass(frozen=True)
-class AttributeResponse:
-    """Randomized response on each binary attribute of a label vector.
-
-    Attributes:
-        keeps: for each attribute, the probability that it is released as it is; taken as the exact binary fraction.
-    """
-
-    kind: ClassVar[str] = "randomized-response"
-    private: ClassVar[bool] = True
-
-    keeps: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.keeps:
-            raise PrivacyError("a vector of labels needs at least 1 attribute")
-        for keep in self.keeps:
-            RandomizedResponse(2, keep)
-
-    @classmethod
-    def plan(cls, epsilon: float, attributes: int, shares: Sequence[float] | None = None) -> "AttributeResponse":
-        """Split ε over the attributes, evenly or in proportion to `shares`.
-
-        Raises:
-            PrivacyError: there are no attributes, or a share is not positive, or too small for an answer.
-        """
-        weights = [Fraction(1)] * attributes if shares is None else [decimal(share, "a share") for share in shares]
-        if attributes < 1 or len(weights) != attributes or min(weights) <= 0:
-            raise PrivacyError(f"{attributes} attributes need as many positive shares of epsilon, not {shares}")
-        total, whole = sum(weights, Fraction(0)), decimal(epsilon, "epsilon")
-        return cls(tuple(plan_response(float_down(whole * weight / total), 2).keep for weight in weights))
-
-    def event(self) -> Event:
-        """Return the attributes' events, composed."""
-        return ComposedEvent(tuple(part.event() for part in self._parts()))
-
-    def zero_out_event(self) -> Event:
-        """Return the event against uniform attributes."""
-        return ComposedEvent(tuple(part.zero_out_event() for part in self._parts()), relation=ZERO_OUT)
-
-    def release(self, labels: Labels, valid: NDArray[np.bool_]) -> Labels:
-        """Return `(n, a)` answers, 0 or 1; see `LabelPlan.release`."""
-        if labels.ndim != 2 or labels.shape[1] != len(self.keeps):
-            raise PrivacyError(f"label vectors {labels.shape} do not fit {len(self.keeps)} attributes")
-        columns = [part.release(labels[:, i], valid) for i, part in enumerate(self._parts())]
-        return np.stack(columns, axis=1)
-
-    def parameters(self) -> dict[str, object]:
-        """Return the public parameters as run."""
-        return {
-            "kind": self.kind,
-            "epsilon": math.fsum(_epsilon(part.event()) for part in self._parts()),
-            "attributes": [
-                {"epsilon": _epsilon(part.event()), "keep_probability": part.keep} for part in self._parts()
-            ],
-            "composition": "the losses of the attributes are added",
-            "rejected": "uniform, each attribute",
-            "sampler": "exact",
-            "relation": RELATION,
-        }
-
-    def words(self) -> str:
-        """Say what is done."""
-        return f"labels by randomized response on each of {len(self.keeps)} attributes"
-
-    def _parts(self) -> tuple[RandomizedResponse, ...]:
-        return tuple(RandomizedResponse(2, keep) for keep in self.keeps)
 
 
 def plan_response(epsilon: float, classes: int) -> RandomizedResponse:
@@ -188,15 +122,9 @@ def plan_response(epsilon: float, classes: int) -> RandomizedResponse:
         odds = real.exp(real.mpf(asked.numerator) / asked.denominator - real.ldexp(1, -60)) / (classes - 1)
         steps = min(int(real.floor(real.ldexp(odds / (1 + odds), 53))), 2**53 - 1)
     plan = RandomizedResponse(classes, math.ldexp(steps, -53))
-    if decimal(_epsilon(plan.event())) > asked:
+    if decimal(plan.epsilon) > asked:
         raise PrivacyError(f"randomized response over {classes} classes cannot be run at epsilon {epsilon}")
     return plan
-
-
-def _epsilon(event: Event) -> float:
-    if not isinstance(event, PureEvent):
-        raise PrivacyError(f"a label's loss is pure, not {event.kind}")
-    return event.epsilon
 
 
 def _log_up(ratio: Fraction) -> float:

@@ -1,7 +1,8 @@
 """What becomes of a record's label: published as it is, by randomized response, or drawn anew from public weights.
 
-*Randomized response*: `cadp.privacy.label_response` has the proof. *Drawn anew*: no label is released, and nothing is
-lost; the weights are public, and a rejected record is no exception.
+*Randomized response*: `cadp.privacy.label_response` has the proof, `cadp.privacy.label_attributes` that for labels of
+several yes-or-no attributes. *Drawn anew*: no label is released, and nothing is lost; the weights are public, and a
+rejected record is no exception.
 
 A record is encoded with its true label and decoded with the released one. The coins of its label and the noise of its
 latent are independent, so what one record costs is both losses together (sequential composition).
@@ -18,11 +19,13 @@ from scipy import stats
 from cadp.errors import PrivacyError
 from cadp.privacy import noise
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event
-from cadp.privacy.label_response import AttributeResponse, RandomizedResponse, plan_response
+from cadp.privacy.label_attributes import AttributeResponse, ClassAttributes
+from cadp.privacy.label_response import RandomizedResponse, plan_response
 from cadp.privacy.precision import decimal
 
 __all__ = [
     "AttributeResponse",
+    "ClassAttributes",
     "LabelPlan",
     "PublicLabels",
     "RandomizedResponse",
@@ -173,6 +176,8 @@ def plausible_counts(labels: LabelPlan, records: int) -> list[tuple[int, int]] |
     """
     if isinstance(labels, RandomizedResponse):
         shares = [((1 - labels.keep) / (labels.classes - 1), labels.keep)] * labels.classes
+    elif isinstance(labels, ClassAttributes):
+        shares = [labels.least_and_most()] * len(labels.vectors)
     elif isinstance(labels, ResampledLabels):
         shares = [(share, share) for share in labels.shares()]
     else:

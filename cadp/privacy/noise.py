@@ -159,15 +159,17 @@ def _draw(a: Fraction, b: Fraction, scale: Fraction, size: Size) -> Integers:
 def _attempt(law: Strips, n: int) -> Integers:
     """Make `n` proposals and return those accepted, in order."""
     strip = strip_of(law, random_bits64(n))
-    bits = random_bits64(n)
-    offset = (bits >> np.uint64(1)).astype(np.int64) & ((1 << law.log_width) - 1)
+    # One word serves three: its lowest bit is the sign, the next ones the offset, the others begin the coin's uniform.
+    words = random_bits64(n)
+    sign = -(words & np.uint64(1)).view(np.int64)  # 0, or -1 for minus
+    offset = (words >> np.uint64(1)).view(np.int64) & ((1 << law.log_width) - 1)
     base = strip << law.log_width
     magnitude = base + offset
-    negative = (bits & np.uint64(1)).astype(np.bool_)
-    keep = ~(negative & (magnitude == 0))
+    keep = magnitude >= -sign  # all but "−0"
     if law.log_width:
-        keep &= below_exp(law, base, offset, random_bits64(n))
-    signed: Integers = np.where(negative, -magnitude, magnitude)[keep]
+        spent = 1 + law.log_width
+        keep &= below_exp(law, base, offset, words >> np.uint64(spent), 64 - spent)
+    signed: Integers = ((magnitude ^ sign) - sign)[keep]
     return signed
 
 

@@ -14,7 +14,8 @@ from cadp.privacy.precision import decimal
 
 NEIGHBOURS = (
     "Two datasets are neighbours if they differ in the contents of all records of one unit and agree in everything "
-    "else: the unit's id, its number of records and, where labels are public, its labels (replace-one)."
+    "else: the unit's id, its side of the holdout, its number of records and, where labels are public, its labels "
+    "(replace-one)."
 )
 ZERO_OUT_MEANING = (
     "A second figure, for comparison with literature that adds or removes a unit: the unit's contribution is replaced "

@@ -15,7 +15,9 @@ the first whenever p ≥ 1/2 ≥ q and η is small. q is the cap's share of the 
 in `_mass_error`. The coin is exact, so this is pure ε. The zero latent, a NaN and a refused record take the fixed first
 axis as their direction: that is the *null law*, and zero-out costs what replace-one costs.
 
-How many proposals a record took would reveal its coin. Records go in groups, nothing is counted, nothing is logged.
+How many proposals a record took would reveal its coin. Records go in groups, nothing is counted, nothing is logged. A
+batch of few records is filled up with directions that are nobody's, all of them sought in the cap, which takes longest
+and varies most: the time of a batch is never that of one record.
 """
 
 import math
@@ -40,6 +42,7 @@ Floats = NDArray[np.float64]
 _SMALLEST_CAP = 0.002  # a cap's share: 500 proposals a record on average
 _LEAST_EPSILON = 1e-4  # below it η is no longer small beside ε
 _GROUP = 512  # records whose proposals are drawn together
+_FEWEST = 64  # directions that are sought together, be there fewer records
 _ROUND = 8192  # proposals a round over the group: they stay in the second-level cache
 _BITS = 128
 
@@ -68,7 +71,10 @@ class PrivUnit:
 
     @classmethod
     def plan(cls, epsilon: float, content_dims: int) -> "PrivUnit":
-        """Choose the cap and the coin with the largest expected cosine whose loss is at most ε."""
+        """Choose the cap and the coin with the largest expected cosine whose loss is at most ε.
+
+        Caps of a share below `_SMALLEST_CAP` are not considered: proposals, and time, grow as its inverse.
+        """
         if epsilon < _LEAST_EPSILON or content_dims < 2:
             raise PrivacyError(
                 f"privunit needs epsilon >= {_LEAST_EPSILON:g} and content_dims >= 2, not {epsilon} and "
@@ -99,10 +105,14 @@ class PrivUnit:
         """Return `(n, d)` privatized latents; see `Mechanism.privatize`."""
         directions = to_sphere(content_rows(z, valid, self.content_dims))
         inside = noise.bernoulli_exact(self.p, len(z))
+        nobody = max(0, _FEWEST - len(z)) if len(z) else 0
+        directions = np.concatenate([directions, np.repeat(np.eye(1, self.content_dims), nobody, axis=0)])
+        inside = np.concatenate([inside, np.ones(nobody, dtype=np.bool_)])
         found = np.empty_like(directions)
-        for start in range(0, len(z), _GROUP):
-            rows = np.arange(start, min(start + _GROUP, len(z)))
+        for start in range(0, len(found), _GROUP):
+            rows = np.arange(start, min(start + _GROUP, len(found)))
             found[rows] = self._directions(directions[rows], inside[rows], rows)
+        found = found[: len(z)]
         radius = np.sqrt((noise.normal_columns(self.content_dims, len(z)) ** 2).sum(axis=0))
         return with_prior(to_sphere(found) * radius[:, None], z.shape)
 

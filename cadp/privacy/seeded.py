@@ -2,8 +2,9 @@
 
 No spec, setting, option or variable leads here, and nothing in `cadp` or `flows` calls `seeded`. It works only where
 pytest is loaded, and has no way back: a process in which it was ever used stamps whatever it makes from then on, and
-publishing refuses what is stamped. Where a stamp is kept: a checkpoint's privacy record, the facts of a seal, the
-gate's recorded answer, the privacy statement.
+publishing refuses what is stamped. Where a stamp is kept: the parameters of a charge, a checkpoint's privacy record,
+the facts of a seal, the gate's recorded answer, the verdict of the expectations, the privacy statement. What was
+charged in one mode is not gone on with in the other.
 """
 
 import hashlib
@@ -49,6 +50,25 @@ def is_seeded() -> bool:
 def stamped(facts: Mapping[str, object]) -> dict[str, object]:
     """Return `facts`, with the stamp if this process was ever seeded."""
     return {**facts, "stamp": SEEDED} if is_seeded() else dict(facts)
+
+
+def require_same_mode(facts: Mapping[str, object], what: str) -> None:
+    """Refuse to go on in this process with what was begun in the other mode.
+
+    Args:
+        facts: what `stamped` gave when it was begun.
+        what: it, in words.
+
+    Raises:
+        PrivacyError: it was begun seeded and this process is not, or the other way round.
+    """
+    before = "stamp" in facts
+    if before != is_seeded():
+        begun, now = (f"is stamped {SEEDED}", "is not seeded") if before else ("was begun without a seed", "is seeded")
+        raise PrivacyError(
+            f"{what} {begun}, and this process {now}: neither goes on with what the other began. "
+            f"Next: `cadp abandon`, and a new version"
+        )
 
 
 @contextmanager

@@ -116,11 +116,20 @@ def shuffled_reports(
     Raises:
         PrivacyError: they don't: a loss that is not pure, several records a unit, another order, too few reports.
     """
+    return shuffled_epsilon(report_loss(local, per_unit=per_unit, uniform_order=uniform_order), n, delta)
+
+
+def report_loss(local: Sequence[Event], *, per_unit: int = 1, uniform_order: bool = True) -> float:
+    """Return the pure loss of one report that may be shuffled, in nats, rounded up to a micro-nat.
+
+    Raises:
+        PrivacyError: it may not: a loss that is not pure, several records a unit, another order.
+    """
     if per_unit != 1:
         raise PrivacyError(f"a unit has up to {per_unit} records: the shuffled loss is known for one record a unit")
     if not uniform_order:
         raise PrivacyError("the records are not in one uniform order: their places tell whose they may be")
-    return shuffled_epsilon(pure_loss(local), n, delta)
+    return pure_loss(local)
 
 
 def pure_loss(events: Sequence[Event]) -> float:

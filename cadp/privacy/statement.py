@@ -7,10 +7,12 @@ figure: `verify_statement` does. Nothing in it depends on a private byte.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cadp.errors import PrivacyError, VerificationFailed
-from cadp.privacy.accountant import ADDITIVE_SHARE, ORDERS
-from cadp.privacy.events import RELATION
+from cadp.privacy.accountant import ADDITIVE_SHARE, ORDERS, curve
+from cadp.privacy.events import RELATION, ComposedEvent
+from cadp.privacy.label_attributes import MOST_ATTRIBUTES
 from cadp.privacy.plain_words import (
     ACCESS,
     HAZARDS,
@@ -185,10 +187,31 @@ def _verify(document: Mapping[str, object]) -> None:
         _same(f"component {row['name']}", row, component_row(read_component(row), deltas[row["population"]]))
     _same("loss", document["loss"], headline_row(populations))
     first = [read_component(c) for c in components if c["population"] == names[0]]
+    _verify_labels(document, first, read_population(populations[0], first).max_records_per_unit)
     verify_shuffled(document, first, read_population(populations[0], first))
     said, expected = document["lines"], 6 if claims(document) else 5
     if not isinstance(said, list) or len(said) != expected or losses_in(said) != losses_of(document):
         raise VerificationFailed("the privacy statement's lines do not say the losses that its events give")
+
+
+def _verify_labels(document: Mapping[str, Any], components: Sequence[Component], records: int) -> None:
+    """Find the loss that is stated of one record's label in the event of the records, which it is a part of."""
+    said = document.get("label_release", {})  # the first statements had none
+    if "epsilon" not in said:
+        return
+    told = {key: value for key, value in said.items() if key not in LABELS[document["labels"]]}
+    for component in components:
+        if component.parameters.get("labels") == told and isinstance(component.event, ComposedEvent):
+            paid = curve(component.event.events[0]).micro[-1]  # labels first: `cadp.privacy.labels.both`
+            stated = records * number(said["epsilon"]) * 1e6
+            # The events of up to so many attributes are rounded up one by one.
+            if (
+                paid is not None
+                and abs(paid - stated) <= TOLERANCE + MOST_ATTRIBUTES
+                and told["kind"] == document["labels"]
+            ):
+                return
+    raise VerificationFailed("the privacy statement's loss of a label is not what its events give")
 
 
 def _same(what: str, stated: object, computed: Mapping[str, object]) -> None:

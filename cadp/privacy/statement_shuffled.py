@@ -13,7 +13,7 @@ from cadp.errors import PrivacyError, VerificationFailed
 from cadp.privacy.events import RELATION, Event
 from cadp.privacy.plain_words import scientific
 from cadp.privacy.precision import decimal, float_down
-from cadp.privacy.shuffling import NO_SMALLER, is_bound, pure_loss, shuffled_reports
+from cadp.privacy.shuffling import NO_SMALLER, is_bound, pure_loss, report_loss, shuffled_epsilon
 from cadp.privacy.statement_rows import TOLERANCE, Component, Population, number, total
 
 # The components that are local reports, one a record; all others of the population are central.
@@ -42,9 +42,10 @@ def _figure(
 ) -> dict[str, object]:
     delta = population.limit_delta
     local, others = _split(components, population.name)
+    epsilon0 = report_loss(_local_events(local, labels), per_unit=population.max_records_per_unit)
     n = _hiding(population.records, labels, class_sizes)
     share, left = _shares(delta, others)
-    hidden = shuffled_reports(_local_events(local, labels), n=n, delta=share, per_unit=population.max_records_per_unit)
+    hidden = shuffled_epsilon(epsilon0, n, share)
     if hidden.epsilon0 == 0:
         raise PrivacyError("the records cost nothing that shuffling could lower")
     if hidden.premises[-1] == NO_SMALLER:

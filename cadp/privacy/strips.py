@@ -1,9 +1,9 @@
 """Comparisons of uniforms with real numbers, exact although most of them are made in float64 or in 64-bit integers.
 
-A uniform U ∈ [0, 1) is an infinite string of fair bits of which 64, the prefix r, are drawn first: U lies in
-[r, r + 1)·2⁻⁶⁴. A comparison U < p is decided from r wherever r decides it beyond the error of our p; otherwise
+A uniform U ∈ [0, 1) is an infinite string of fair bits of which some, the prefix r of B bits, are drawn first: U lies
+in [r, r + 1)·2⁻ᴮ. A comparison U < p is decided from r wherever r decides it beyond the error of our p; otherwise
 (`_exactly…`) further bits of the *same* U are drawn and p is computed to that many bits, until it is decided. Every
-comparison therefore has the answer that real arithmetic would give.
+comparison therefore has the answer that real arithmetic would give. B is 64, or what a word has left for a coin.
 
 `Strips` holds what a law P(x) ∝ exp(−a·x² − b·|x|) needs (see `noise`): thresholds for the strip, γ for the coin.
 """
@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 _GUIDE_BITS = 12
 # |p̂ − p| for p̂ = np.exp(−γ̂): `a` and `b` are rounded once, their sum and two products once each (the integers are exact
 # below 2^53), so γ̂ = γ·(1 + θ), |θ| ≤ 5·2⁻⁵³, which moves exp(−γ) by at most γ·exp(−γ)·|θ|·(1 + tiny) < 2⁻⁵¹. np.exp is
-# allowed 2⁻⁴⁶ relative (64 ulp; it documents 4). With the 2⁻⁵³ that the truncation of r to a float costs, 2⁻⁴⁵ in all.
+# allowed 2⁻⁴⁶ relative (64 ulp; it documents 4). With the 2⁻⁵³ that rounding r to a float costs, 2⁻⁴⁵ in all.
 _EXP_BAND = 2.0**-44
 # Thresholds below are integers within 1 of 2⁶⁴·F, so r decides U < F unless it is within 1 of the threshold.
 _STRIP_BAND = 1
@@ -68,15 +68,18 @@ def _search(thresholds: Words, r: Words) -> tuple[Integers, NDArray[np.bool_]]:
     return index, ~near & (index < len(thresholds))
 
 
-def below_exp(law: Strips, base: Integers, offset: Integers, prefix: Words) -> NDArray[np.bool_]:
-    """Return U < exp(−γ), γ = offset·(a·(2·base + offset) + b), for each uniform U that begins with `prefix`."""
+def below_exp(law: Strips, base: Integers, offset: Integers, prefix: Words, bits: int) -> NDArray[np.bool_]:
+    """Return U < exp(−γ), γ = offset·(a·(2·base + offset) + b), for each uniform U that begins with `bits` of prefix.
+
+    U lies in [r, r + 1)·2^-bits, and is compared as r·2^-bits: beyond the band, and one unit of r, that decides it.
+    """
     gamma = offset * (float(law.a) * (2 * base + offset) + float(law.b))
     p = np.exp(-gamma)
-    u = (prefix >> np.uint64(11)) * 2.0**-53
+    u = prefix * 2.0**-bits
     heads: NDArray[np.bool_] = u < p
-    for i in np.flatnonzero(np.abs(u - p) <= _EXP_BAND):
+    for i in np.flatnonzero(np.abs(u - p) <= _EXP_BAND + 2.0**-bits):
         m, w = int(base[i]), int(offset[i])
-        heads[i] = _exactly_below_exp(w * (law.a * (2 * m + w) + law.b), int(prefix[i]))
+        heads[i] = _exactly_below_exp(w * (law.a * (2 * m + w) + law.b), int(prefix[i]), bits)
     return heads
 
 
@@ -96,8 +99,10 @@ def strips(a: Fraction, b: Fraction, log_width: int) -> Strips:
 def _cumulative(a: Fraction, b: Fraction, log_width: int, bits: int) -> tuple[int, ...]:
     """Return integers within 1 of 2^bits·P(strip <= v), v = 0, 1 …, up to the strip that leaves less than 2^-bits.
 
-    The weights are cut where they fall below 2^-(bits + 40); what is cut is less than 2^-(bits + 30) of the sum,
-    because consecutive weights shrink at least by exp(−1/16). 64 guard bits keep the rest of the error below that.
+    The weights are cut where they fall below 2^-(bits + 40). From there on each is at most exp(−1/16) of the one before
+    (φ is convex and zero at 0, so its steps are at least its mean slope: φ(v·w)/v > 1/16 there, strips being at least a
+    16th of the scale wide), so what is cut is less than 2^-(bits + 30) of the sum, which is at least 1. 64 guard bits
+    keep the rest of the error below that.
     """
     with reals(bits + 64) as real:
         weights = []
@@ -129,8 +134,8 @@ def _exactly_strip(law: Strips, prefix: int) -> int:
     return _extend(prefix, decide)
 
 
-def _exactly_below_exp(gamma: Fraction, prefix: int) -> bool:
-    """Return U < exp(−gamma), drawing more bits of U until that is certain."""
+def _exactly_below_exp(gamma: Fraction, prefix: int, bits: int = 64) -> bool:
+    """Return U < exp(−gamma) for the U that begins with `bits` of prefix, drawing more until that is certain."""
     if gamma == 0:
         return True
 
@@ -139,7 +144,7 @@ def _exactly_below_exp(gamma: Fraction, prefix: int) -> bool:
             threshold = int(real.floor(real.ldexp(real.exp(-real.mpf(gamma.numerator) / gamma.denominator), bits)))
         return None if abs(r - threshold) <= 1 else r < threshold
 
-    return _extend(prefix, decide)
+    return _extend(prefix, decide, bits)
 
 
 def exactly_below(p: Fraction, prefix: int) -> bool:
@@ -152,9 +157,8 @@ def exactly_below(p: Fraction, prefix: int) -> bool:
     return _extend(prefix, decide)
 
 
-def _extend(prefix: int, decide: Callable[[int, int], Answer | None]) -> Answer:
-    """Ask `decide(r, bits)` with 64, 128, 192 … bits of one uniform until it answers."""
-    bits = 64
+def _extend(prefix: int, decide: Callable[[int, int], Answer | None], bits: int = 64) -> Answer:
+    """Ask `decide(r, bits)` with ever more bits of one uniform, 64 at a time after the prefix, until it answers."""
     while (answer := decide(prefix, bits)) is None:
         prefix = prefix << 64 | int(random_bits64(1)[0])
         bits += 64

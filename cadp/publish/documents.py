@@ -60,6 +60,8 @@ def finish(
         return stored[-1]
 
     statement = put(layout.STATEMENT, pretty(dict(facts.statement)))
+    if facts.audit is not None:
+        put(layout.AUDIT, facts.audit)
     for path in sorted(facts.expectations):
         put(layout.EXPECTATIONS + path, facts.expectations[path])
     shards = [file for file in ordered if file.path.endswith(".tar")]

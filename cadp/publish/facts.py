@@ -57,6 +57,7 @@ class ReleaseFacts:
         expectations: path below `expectations/` → bytes.
         source_note: where the original data come from, in words.
         citation: how to cite the release (BibTeX or a sentence).
+        audit: bytes of `audit.json`, figures on synthetic records alone; None if no audit was run.
         stamp: set by a run that must not be published, for example `NOT PRIVATE`; publishing refuses it.
     """
 
@@ -81,6 +82,7 @@ class ReleaseFacts:
     expectations: Mapping[str, bytes] = field(default_factory=dict)
     source_note: str = ""
     citation: str = ""
+    audit: bytes | None = None
     stamp: str | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ CARD = "README.md"
 PAGE = "index.html"
 CROISSANT = "croissant.json"
 STATEMENT = "statement.json"
+AUDIT = "audit.json"
 EXPECTATIONS = "expectations/"
 SHARD_INDEX = "shards/index.json"
 SUMS = "SHA256SUMS"
@@ -31,5 +32,5 @@ def shard_path(index: int) -> str:
 
 def is_known(path: str) -> bool:
     """Whether a release has a file of this path."""
-    documents = {CLAIM, CARD, PAGE, CROISSANT, STATEMENT, SHARD_INDEX, *AFTER_SUMS}
+    documents = {CLAIM, CARD, PAGE, CROISSANT, STATEMENT, AUDIT, SHARD_INDEX, *AFTER_SUMS}
     return path in documents or path.startswith(EXPECTATIONS) or _DATA.fullmatch(path) is not None

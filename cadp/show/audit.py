@@ -10,15 +10,23 @@ from cadp.reporter import plain_table
 
 
 def audit_rows(document: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row a bound, and one a setting for the exact checks."""
+    """Return a row a bound, and one a setting for the exact checks.
+
+    The claim is what the ledger charges, or the nominal ε of a mechanism that has no guarantee.
+    """
+    charged = all(setting["charged"] for setting in document["settings"])
     rows = []
     for setting in document["settings"]:
-        mechanism = f"{setting['mechanism']}{'' if setting['planned'] else ', same code'}"
-        charged = f"{setting['epsilon']:.4g}" + (f" at δ {setting['delta']:.0e}" if setting["delta"] else "")
+        claim = f"{setting['epsilon']:.4g}" + (f" at δ {setting['delta']:.0e}" if setting["delta"] else "")
         held = sum(check["held"] for check in setting["exact"])
-        first = {"mechanism": mechanism, "charged ε": charged}
+        first = {
+            "part": setting["part"],
+            "mechanism": f"{setting['mechanism']}{'' if setting['planned'] else ', same code'}",
+            "charged ε" if charged else "nominal ε": claim,
+        }
         exact = f"{held} of {len(setting['exact'])} checks hold"
-        rows.append({**first, "layer": "exact", "ε at least": "", "trials": "", "ceiling": "", "found": exact})
+        nothing = {"ε at least": "", "trials": "", "confidence": "", "ceiling": ""}
+        rows.append({**first, "layer": "exact", **nothing, "found": exact})
         for measure in setting["measured"]:
             counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in measure["counts"].items())
             rows.append(
@@ -27,6 +35,7 @@ def audit_rows(document: Mapping[str, Any]) -> list[dict[str, str]]:
                     "layer": measure["layer"],
                     "ε at least": f"{measure['epsilon_lower_bound']:.3f}",
                     "trials": f"{measure['trials']:,}",
+                    "confidence": f"{measure['confidence']:.3%}",
                     "ceiling": f"{measure['ceiling']:.2f}",
                     "found": counts,
                 }

@@ -8,6 +8,7 @@ from cadp.errors import LedgerMissing
 from cadp.ledger import Ledger, State
 from cadp.plan import Plan, check_plan, plan_release
 from cadp.privacy.accountant import Curve, Event, curve
+from cadp.privacy.label_attributes import ClassAttributes
 from cadp.privacy.label_response import RandomizedResponse
 from cadp.privacy.legacy import NO_GUARANTEE, Legacy
 from cadp.privacy.mechanisms import Mechanism
@@ -15,6 +16,7 @@ from cadp.privacy.plain_words import scientific
 from cadp.privacy.pld import pld_epsilon
 from cadp.settings import Settings
 from cadp.show.opening import open_ledger
+from cadp.show.shuffled import shuffled_lines, shuffled_plan
 from cadp.spec import load_spec
 from cadp.steps.job import population_secret
 from cadp.store import Store
@@ -30,17 +32,25 @@ class PlanView:
         release: `name/version`.
         rows: one a step: what it reads, by which mechanism, what it costs, what is left after it.
         lines: what else there is to know, in plain words.
+        shuffled: the second figure with its premises, or why there is none (`cadp.show.shuffled`).
         plan: the plan itself.
     """
 
     release: str
     rows: Rows
     lines: list[str]
+    shuffled: dict[str, object]
     plan: Plan
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts: the rows and the plan as it would be bound."""
-        return {"release": self.release, "steps": self.rows, "notes": self.lines, "plan": self.plan.to_json()}
+        """For scripts: the rows, the shuffled figure and the plan as it would be bound."""
+        return {
+            "release": self.release,
+            "steps": self.rows,
+            "notes": self.lines,
+            "shuffled": self.shuffled,
+            "plan": self.plan.to_json(),
+        }
 
 
 def plan_view(spec_path: Path, settings: Settings) -> PlanView:
@@ -60,7 +70,9 @@ def plan_view(spec_path: Path, settings: Settings) -> PlanView:
         ledger = None
     if ledger is not None:
         population_secret(ledger, settings, spec)
-    return PlanView(spec.release, _plan_rows(plan, ledger), _plan_lines(plan, ledger), plan)
+    shuffled = shuffled_plan(plan, ledger)
+    lines = [*_plan_lines(plan, ledger), *shuffled_lines(shuffled)]
+    return PlanView(spec.release, _plan_rows(plan, ledger), lines, shuffled, plan)
 
 
 def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
@@ -93,11 +105,31 @@ def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
                 "left after it": _left(ledger, part.population, before[part.population]),
             }
         )
+        if part.name == "train":
+            rows += _couplings_rows(plan)
     if plan.stamp:
         refused = {"step": "publish", "reads": "nothing", "mechanism": f"refused: {plan.stamp}", **free}
         return [row for row in rows if row["step"] != "validate"] + [refused]
     rows.append({"step": "publish", "reads": "released records", "mechanism": "none: post-processing, signed", **free})
     return rows
+
+
+def _couplings_rows(plan: Plan) -> Rows:
+    """What DP-SGD takes of the training's loss, which the row before holds already; none without couplings."""
+    sgd, delta = plan.couplings, plan.spec.spend.delta
+    if sgd is None:
+        return []
+    return [
+        {
+            "step": "… of it couplings",
+            "reads": f"{sgd.expected_batch:,.0f} of {sgd.fraction * sgd.units:,.0f} units a step, on average",
+            "mechanism": f"DP-SGD, {sgd.steps:,} steps at rate {sgd.sampling_rate:.4g}, noise "
+            f"{sgd.noise_multiplier:.3g} × clip norm {sgd.clip_norm:g}",
+            "ε": f"{curve(sgd.event()).epsilon(delta):.4g} alone",
+            "δ": scientific(delta),
+            "left after it": "",
+        }
+    ]
 
 
 def _spent(plan: Plan, ledger: Ledger | None, population: str) -> Curve:
@@ -125,6 +157,13 @@ def _label_lines(plan: Plan) -> list[str]:
     if isinstance(labels, RandomizedResponse):
         loss = _loss(labels.event(), plan.spec.spend.delta)
         return [f"Labels: randomized response, kept with probability {labels.keep:.3f}, {loss} a record beside it."]
+    if isinstance(labels, ClassAttributes):
+        loss = _loss(labels.event(), plan.spec.spend.delta)
+        kept = ", ".join(
+            f"{name} kept with probability {keep:.3f}"
+            for name, keep in zip(labels.names, labels.response.keeps, strict=True)
+        )
+        return [f"Labels: randomized response on each attribute, {kept}, together {loss} a record beside it."]
     return ["Labels: drawn anew from public weights; none is released."] if labels.private else []
 
 

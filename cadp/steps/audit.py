@@ -1,43 +1,61 @@
 """Audit: the code that a release runs, on synthetic records through a synthetic network of the planned architecture.
 
-It reads no private record, charges nothing and needs no ledger. What it finds is public: `audit.json` in the release's
-private folder, from which publishing takes it into the privacy statement.
+It reads no private record, charges nothing and needs no ledger. What it finds is public: it is kept in the release's
+private folder, and publishing puts it into the release as `audit.json`, and its figures into the privacy statement.
+
+A release is audited before its gate is charged, unless somebody did it before with as many trials. Each audit is put
+if absent, under what was audited and its number of trials; the one with the most trials counts, and one that refuted
+the code counts before all others: trying again until the trials are kind would undo their confidence.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cadp.errors import CheckpointRefused, ObjectExists, ObjectMissing, VerificationFailed
+from cadp.errors import CheckpointRefused, ObjectExists, PrivacyError, VerificationFailed
 from cadp.plan import Plan, check_plan, plan_release
 from cadp.privacy.audit.path import CodePath, Images, Labels, Output, Valid
-from cadp.privacy.audit.run import SMALL_EPSILONS, TRIALS, audit, records_of
-from cadp.privacy.audit.verdict import Audit
+from cadp.privacy.audit.run import (
+    SMALL_EPSILONS,
+    TRIALS,
+    Subject,
+    Variant,
+    outputs_of,
+    run_audit,
+    subjects_of,
+)
+from cadp.privacy.audit.verdict import SCHEMA, Audit
+from cadp.privacy.labels import AttributeResponse, ClassAttributes, LabelPlan, RandomizedResponse, plan_response
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
+from cadp.privacy.seeded import stamped
 from cadp.records import Batch
 from cadp.reporter import Reporter
 from cadp.settings import Settings
 from cadp.shards import decode_png
-from cadp.spec import load_spec
+from cadp.spec import canonical_json, load_spec
+from cadp.steps.audited_fit import training_audits
+from cadp.steps.audited_gate import gate_audits
 from cadp.steps.privatize import privatize_batch
 from cadp.store import Store
 
 if TYPE_CHECKING:
-    from cadp.cinn.architecture import Architecture
+    from cadp.cinn.architecture import Whitening
     from cadp.cinn.network import ConditionalFlow
 
-AUDIT_KEY = "audit.json"
+AUDITS = "audits/"
+AUDIT = re.compile(r"audits/(?P<subject>[0-9a-f]{32})\.(?P<trials>\d{7,})\.json")
+"""The key of an audit: what was audited, and how many trials were asked for."""
 
 
 def audit_release(spec_path: Path, settings: Settings, reporter: Reporter, trials: int = TRIALS) -> dict[str, Any]:
-    """Audit the mechanism of a spec, keep `audit.json` in the private zone and return it.
-
-    A later audit takes the place of an earlier one, but one that refuted the code stays: trying again until the trials
-    are kind would undo their confidence.
+    """Audit the code that a spec runs, keep what was found in the private zone and return it.
 
     Raises:
         CadpError: the spec or its source cannot be planned, the code cannot be audited, or another plan is under way.
@@ -47,38 +65,46 @@ def audit_release(spec_path: Path, settings: Settings, reporter: Reporter, trial
     private = Store.open(settings.private_url).child(f"releases/{spec.release}")
     plan = plan_release(spec, settings.data_dir, private)
     check_plan(plan, private)
-    refuted = kept_audit(plan, private)
-    if refuted is not None and refuted["refuted"]:
-        return refuted
-    document = {
-        **audit_plan(plan, reporter, trials).to_json(),
-        "release": spec.release,
-        "versions": dict(plan.versions),
-    }
-    _keep(private, document)
-    return document
+    kept = kept_audit(plan, private)
+    if kept is not None and (kept["refuted"] or kept["trials"] >= trials):
+        return kept
+    return _keep(plan, private, reporter, trials)
 
 
-def audit_plan(plan: Plan, reporter: Reporter, trials: int = TRIALS) -> Audit:
-    """Audit a plan's mechanism and the same mechanism at small ε, through the code that a release runs."""
-    smaller = _smaller(plan)
-    path = code_path(synthetic_flow(plan.moments.architecture))
-    records, delta = records_of(trials, 1 + len(smaller)), plan.spec.spend.delta
-    with reporter.progress("audit", records, "records") as advance, _one_thread():
-        return audit(path, plan.mechanism, smaller, delta=delta, trials=trials, advance=advance)
+def require_audit(plan: Plan, private: Store, reporter: Reporter) -> dict[str, Any]:
+    """Return the audit of a release; make it if nobody did with at least as many trials as `run.audit_trials` asks for.
+
+    Raises:
+        VerificationFailed: it refutes the code.
+    """
+    kept, trials = kept_audit(plan, private), plan.spec.run.audit_trials
+    if kept is None or (not kept["refuted"] and kept["trials"] < trials):
+        kept = _keep(plan, private, reporter, trials)
+    require_not_refuted(kept)
+    return kept
 
 
 def kept_audit(plan: Plan, private: Store) -> dict[str, Any] | None:
-    """Return the kept audit of this very plan: its mechanism under its library versions; None if there is none."""
-    try:
-        document = json.loads(private.get(AUDIT_KEY))
-    except ObjectMissing:
-        return None
-    mine = plan.mechanism.parameters()
-    planned = [row["parameters"] for row in document["settings"] if row["planned"]]
-    if planned != [json.loads(json.dumps(mine))] or document["versions"] != dict(plan.versions):
-        return None
-    return dict(document)
+    """Return the audit that counts for this very plan, under its library versions; None if there is none."""
+    keys = {key: match for key, _ in private.list(AUDITS) if (match := AUDIT.fullmatch(key))}
+    own = [(int(match["trials"]), key) for key, match in keys.items() if match["subject"] == _subject(plan)]
+    documents = [json.loads(private.get(key)) for _, key in sorted(own, reverse=True)]
+    return next((document for document in documents if document["refuted"]), documents[0] if documents else None)
+
+
+def audit_plan(plan: Plan, reporter: Reporter, trials: int = TRIALS) -> Audit:
+    """Audit every part of a plan, and the same code at small ε, through the code that a release runs."""
+    subjects = plan_subjects(plan)
+    with reporter.progress("audit", outputs_of(subjects, trials), "outputs") as advance, _one_thread():
+        return run_audit(subjects, trials=trials, advance=advance)
+
+
+def plan_subjects(plan: Plan) -> tuple[Subject, ...]:
+    """Return what is audited of a plan: records and labels, training, gate; of `legacy` its records alone."""
+    path = code_path(synthetic_flow(plan.moments.architecture))
+    delta, planned = plan.spec.spend.delta, Variant(plan.mechanism, plan.labels)
+    records = subjects_of(path, planned, _smaller(plan), delta=delta)
+    return records if plan.stamp else (*records, *training_audits(plan), *gate_audits(plan))
 
 
 def public_figures(document: Mapping[str, Any] | None) -> dict[str, object] | None:
@@ -91,7 +117,7 @@ def public_figures(document: Mapping[str, Any] | None) -> dict[str, object] | No
         return None
     require_not_refuted(document)
     measured = [
-        {"mechanism": row["mechanism"], "epsilon": row["epsilon"], "delta": row["delta"], **measure}
+        {name: row[name] for name in ("part", "mechanism", "planned", "epsilon", "delta")} | measure
         for row in document["settings"]
         for measure in row["measured"]
     ]
@@ -117,8 +143,8 @@ def code_path(flow: "ConditionalFlow") -> CodePath:
     """Return the code that a release runs on its records, with `flow` as its network."""
     shape = flow.architecture.shape
 
-    def release(mechanism: Mechanism, images: Images, labels: Labels, valid: Valid) -> Output:
-        records = privatize_batch(flow, mechanism, Batch(images=images, labels=labels, valid=valid))
+    def release(mechanism: Mechanism, plan: LabelPlan, images: Images, labels: Labels, valid: Valid) -> Output:
+        records = privatize_batch(flow, mechanism, Batch(images=images, labels=labels, valid=valid), plan)
         return Output(
             images=np.stack([decode_png(record.png, shape) for record in records]),
             labels=np.array([record.label for record in records], dtype=np.int64),
@@ -128,7 +154,7 @@ def code_path(flow: "ConditionalFlow") -> CodePath:
     return CodePath(shape, flow.architecture.classes, release, flow.encode_images, flow.decode_images)
 
 
-def synthetic_flow(architecture: "Architecture") -> "ConditionalFlow":
+def synthetic_flow(architecture: "Whitening") -> "ConditionalFlow":
     """Return a network with public random weights, as a fit might leave it: no record was ever near it.
 
     Class means are grey with a little of everything, the rotation is any, the standard deviations fall from 2 % of
@@ -151,7 +177,8 @@ def synthetic_flow(architecture: "Architecture") -> "ConditionalFlow":
     with torch.no_grad():
         labels = torch.arange(architecture.classes)
         grey = torch.full((architecture.classes, d), 0.5, dtype=torch.float64)
-        flow.shift.mean.copy_(flow.cosine(grey, labels)[0][:, :low] + 0.1 * normal(architecture.classes, low))
+        means = flow.cosine(grey, flow.condition(labels))[0][:, :low]
+        flow.shift.mean.copy_(means + 0.1 * normal(architecture.classes, low))
         flow.rotation.weight.copy_(torch.linalg.qr(normal(low, low)).Q)
         spread = 0.02 * d**0.5 * (1 + torch.arange(k, dtype=torch.float64)) ** -0.5
         flow.whitening.log_diagonal.copy_(spread.log() + 0.1 * normal(architecture.classes, k))
@@ -176,20 +203,54 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _smaller(plan: Plan) -> tuple[Mechanism, ...]:
-    """The spec's mechanism at small ε, where trials have power; one that cannot be planned there is left out."""
-    asked = plan.spec.mechanism
+def _smaller(plan: Plan) -> tuple[Variant, ...]:
+    """The spec's mechanism and labels at small ε, where trials have power; what is small already stays as it is."""
+    asked, delta = plan.spec.mechanism, plan.spec.spend.delta
+    if plan.stamp is not None:
+        return ()
     return tuple(
-        plan_mechanism(asked.kind, epsilon=epsilon, delta=plan.spec.spend.delta, content_dims=asked.content_dims)
+        Variant(
+            plan_mechanism(asked.kind, epsilon=epsilon, delta=delta, content_dims=asked.content_dims),
+            _smaller_labels(plan.labels, epsilon),
+        )
         for epsilon in SMALL_EPSILONS
-        if epsilon < asked.epsilon and plan.stamp is None
+        if epsilon < asked.epsilon
     )
 
 
-def _keep(private: Store, document: Mapping[str, object]) -> None:
-    data = (json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
-    try:
-        private.put(AUDIT_KEY, data)
-    except ObjectExists:
-        private.delete(AUDIT_KEY)
-        private.put(AUDIT_KEY, data)
+def _smaller_labels(plan: LabelPlan, epsilon: float) -> LabelPlan:
+    if isinstance(plan, RandomizedResponse) and plan.epsilon > epsilon:
+        return plan_response(epsilon, plan.classes)
+    if isinstance(plan, ClassAttributes):
+        shares = [part.epsilon for part in plan.response.parts()]
+        if sum(shares) > epsilon:
+            return replace(plan, response=AttributeResponse.plan(epsilon, len(shares), shares))
+    return plan
+
+
+def _subject(plan: Plan) -> str:
+    """Name what is audited: everything planned but the source's own files, which an audit does not see."""
+    told = {name: value for name, value in plan.to_json().items() if name not in ("inventory", "ranges")}
+    return hashlib.sha256(canonical_json(stamped({"audit": SCHEMA, **told}))).hexdigest()[:32]
+
+
+def _keep(plan: Plan, private: Store, reporter: Reporter, trials: int) -> dict[str, Any]:
+    """Audit, and keep what was found; what another process kept before is what counts.
+
+    Raises:
+        PrivacyError: the code cannot be audited.
+    """
+    found = audit_plan(plan, reporter, trials).to_json()
+    document = stamped({**found, "release": plan.spec.release, "versions": dict(plan.versions)})
+    with suppress(ObjectExists):
+        # Other bytes than the public file's: no digest of anything in the private zone is ever public.
+        private.put(f"{AUDITS}{_subject(plan)}.{trials:07d}.json", canonical_json(document))
+    kept = kept_audit(plan, private)
+    if kept is None:
+        raise PrivacyError(f"the audit of {plan.spec.release} was kept and is not there: run it again")
+    return kept
+
+
+def audit_bytes(document: Mapping[str, object]) -> bytes:
+    """Return the bytes of `audit.json`."""
+    return (json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()

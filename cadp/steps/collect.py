@@ -1,10 +1,10 @@
 """Collect: delete losers and expired intermediates, and only those. `cadp gc` runs it at any time.
 
 *Losers* can never be sealed: attempts at a range that has another seal, whose token was superseded or whose charge is
-burned; models that no seal names once no training that could have made them is open; what a publisher of a burned
-release still put into the public zone. *Expired* are the intermediates and the model of a release that was published,
-and verifies, or was burned, longer ago than the retention. Anything else stays, and what has a name that no step gives
-is listed as unknown.
+burned; states of a training that is over; models that no seal names once no training that could have made them is
+open; what a publisher of a burned release still put into the public zone. *Expired* are the intermediates and the model
+of a release that was published, and verifies, or was burned, longer ago than the retention. Anything else stays, and
+what has a name that no step gives is listed as unknown.
 
 Safe beside running releases and beside itself, without a lock, for three reasons. Every verdict is final: seals never
 change, tokens only grow, PUBLISHED and BURNED have no successor, an envelope stays. Objects are listed *before* the
@@ -28,7 +28,7 @@ from cadp.plan import PLAN_KEY
 from cadp.publish.layout import ENVELOPE, is_known
 from cadp.settings import Settings
 from cadp.steps.abandon import burned_objects
-from cadp.steps.audit import AUDIT_KEY
+from cadp.steps.audit import AUDIT
 from cadp.steps.models import model_objects, read_record
 from cadp.steps.privatize import ATTEMPT
 from cadp.steps.publish import CONTEXT_KEY, DONE
@@ -37,6 +37,7 @@ from cadp.steps.retention import Retention
 from cadp.steps.scratch import dead_scratch
 from cadp.steps.shard import RAW
 from cadp.steps.standing import Standing, standings
+from cadp.steps.train_couplings import TRAINING, is_state
 from cadp.steps.validate import EXPECTATIONS, VERDICT
 from cadp.store import Store
 
@@ -136,12 +137,15 @@ class _Collector:
         attempts = _Attempts(self._ledger, charge) if charge else None
 
         def judge(key: str) -> str | None:
-            if key in {PLAN_KEY, AUDIT_KEY, CONTEXT_KEY, VERDICT} or key.startswith(EXPECTATIONS):
+            if key in {PLAN_KEY, CONTEXT_KEY, VERDICT} or key.startswith(EXPECTATIONS) or AUDIT.fullmatch(key):
                 return None
             if ATTEMPT.fullmatch(key):
                 verdict = attempts.judge(key) if attempts else _UNKNOWN
                 if verdict is not None:
                     return verdict
+            elif TRAINING.fullmatch(key):
+                if is_state(key) and _is_over(standing.charge("train") if standing else None):
+                    return LOSERS
             elif not (RAW.fullmatch(key) or DONE.fullmatch(key) or REPRODUCED.fullmatch(key)):
                 return _UNKNOWN
             return EXPIRED if standing is not None and self._retention.is_over(standing) else None
@@ -209,6 +213,11 @@ class _Collector:
 
     def _unknown(self, store: Store, key: str) -> None:
         self._result.unknown.append(store.url_of(key))
+
+
+def _is_over(charge: Charge | None) -> bool:
+    """Whether no attempt will ever go on from a saved training."""
+    return charge is not None and charge.state not in {State.RESERVED, State.RUNNING}
 
 
 _UNKNOWN = "unknown"

@@ -18,6 +18,7 @@ from cadp.privacy.statement import (
 )
 from cadp.publish.facts import GateFigures, ReleaseFacts
 from cadp.sources import catalogue
+from cadp.steps.audit import audit_bytes
 from cadp.steps.job import Job
 from cadp.steps.shard import TRAIN, read_facts
 from cadp.steps.stamps import stamp_of
@@ -78,6 +79,7 @@ def release_facts(
         expectations=expectations,
         source_note=f"{known.description} {known.homepage}" if known else "A private source, not published.",
         citation=citation,
+        audit=audit_bytes(context["audit_document"]) if context.get("audit_document") else None,
         stamp=stamp_of(job),
     )
 

@@ -12,6 +12,7 @@ from cadp.ledger import Charge, Lease, LeaseHeld, Ledger, Population, State, pro
 from cadp.ledger.refusals import refusal
 from cadp.plan import Part, Plan, bind_plan, plan_release
 from cadp.privacy.events import ComposedEvent
+from cadp.privacy.seeded import require_same_mode, stamped
 from cadp.reporter import Reporter
 from cadp.secret import PopulationSecret, load_secret, note_ledger, require_noted
 from cadp.settings import Settings
@@ -111,19 +112,22 @@ class Job:
         Raises:
             BudgetExceeded: it, or what the release has still to charge after it, does not fit a population's limit.
             LedgerError: the release was abandoned.
-            PrivacyError: the part has no guarantee.
+            PrivacyError: the part has no guarantee, or was charged in seeded mode and this process is in the other.
         """
         part = self.part(name)
         if not part.guaranteed:
             raise PrivacyError(f"{name} of {self.spec.release} has {self.plan.stamp}: there is no loss to charge")
-        if self.find_charge(name) is None:
+        found = self.find_charge(name)
+        if found is None:
             self._require_budget()
+        else:
+            require_same_mode(found.parameters, f"charge {name} of {self.spec.release}")
         charge = self.ledger.charge(
             part.population,
             release=self.spec.release,
             key=f"{self.spec.release}/{name}",
             event=part.event,
-            parameters={"plan": self.plan_digest, "part": name},
+            parameters=stamped({"plan": self.plan_digest, "part": name}),
         )
         if charge.state is State.RESERVED:
             self.ledger.begin(charge.id)

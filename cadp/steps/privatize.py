@@ -19,10 +19,11 @@ from cadp.privacy.seeded import stamped
 from cadp.records import Batch, Released, pack_released, unpack_released
 from cadp.reporter import Reporter
 from cadp.shards import encode_png
+from cadp.steps.decode import range_batches
 from cadp.steps.job import Job, Renewal
 from cadp.steps.published import is_published
 from cadp.steps.reproduce import keep_range, ranges_left
-from cadp.steps.train import load_model, range_batches
+from cadp.steps.train import load_model
 
 if TYPE_CHECKING:
     from cadp.cinn.network import ConditionalFlow

@@ -21,7 +21,7 @@ from cadp.records import Released
 from cadp.reporter import Reporter, counted
 from cadp.shards import decode_png
 from cadp.spec import canonical_json
-from cadp.steps.audit import kept_audit, public_figures
+from cadp.steps.audit import kept_audit, public_figures, require_audit
 from cadp.steps.budgets import budget_row
 from cadp.steps.disclosure import publication_context, release_facts
 from cadp.steps.job import Job
@@ -48,12 +48,11 @@ class PublishStep:
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
         """Check the gate and the key, claim the version, and return the intervals that are not in place."""
-        del reporter
         if is_published(job):
             return []
         require_no_stamp(job)
         require_passed(job)
-        public_figures(kept_audit(job.plan, job.private))  # an audit that refuted the code stops here
+        require_audit(job.plan, job.private, reporter)  # validate had one made; one that refuted the code stops here
         signer = load_signer(signing_key_path(job.settings))  # a missing key stops here, before anything is public
         _require_key(job, signer)
         claim(job.public, job.spec.release, job.plan_digest)
@@ -108,7 +107,8 @@ def published_facts(job: Job) -> ReleaseFacts:
 def _fix_context(job: Job, signer: Signer) -> None:
     """Fix what the documents say and a rerun could not know; an earlier attempt's stands."""
     with contextlib.suppress(ObjectExists):
-        context = {"key_id": signer.key_id, "audit": public_figures(kept_audit(job.plan, job.private))}
+        audit = kept_audit(job.plan, job.private)
+        context = {"key_id": signer.key_id, "audit": public_figures(audit), "audit_document": audit}
         job.private.put(CONTEXT_KEY, canonical_json(publication_context(job) | context))
 
 

@@ -6,7 +6,7 @@ from cadp.steps.job import Job
 
 
 def stamp_of(job: Job) -> str | None:
-    """Return the stamp of a release: its mechanism's, this process's, or a sealed or recorded part's; else None."""
+    """Return the stamp of a release: its mechanism's, this process's, or a part's, charged or made; else None."""
     if job.plan.stamp is not None:
         return job.plan.stamp
     if is_seeded():
@@ -15,7 +15,7 @@ def stamp_of(job: Job) -> str | None:
     for charge in charges:
         if charge is None:
             continue
-        kept = [seal.facts for seal in job.ledger.seals(charge.id).values()]
+        kept = [charge.parameters, *(seal.facts for seal in job.ledger.seals(charge.id).values())]
         kept.append(job.ledger.recorded_answer(charge.id) or {})
         for facts in kept:
             if "stamp" in facts:

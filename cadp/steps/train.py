@@ -1,32 +1,29 @@
 """Train: one charge in, one sealed checkpoint out."""
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cadp.errors import CadpError, CheckpointRefused, SealConflict
+from cadp.ledger import Charge, Lease
 from cadp.privacy.accountant import RELATION
 from cadp.privacy.seeded import stamped
-from cadp.records import Batch, stack
 from cadp.reporter import Reporter
-from cadp.steps.job import Job
+from cadp.steps.decode import decode_once
+from cadp.steps.job import Job, Renewal
 from cadp.steps.models import model_objects
 from cadp.steps.published import is_published
-from cadp.steps.shard import TRAIN, read_facts, read_shard, require_shards
+from cadp.steps.shard import TRAIN, read_facts, require_shards
+from cadp.steps.train_couplings import SavedTraining, chosen_units, train_couplings
 
 if TYPE_CHECKING:
     from cadp.cinn.network import ConditionalFlow
 
-TRAIN_BATCH = 2048  # small batches spend their time in overhead: 256 takes three times as long
-
 
 class TrainStep:
-    """Raw shards → a conditional invertible network, fitted to noisy moments."""
+    """Raw shards → a conditional invertible network, fitted to noisy moments, with couplings if the plan has any."""
 
     name = "train"
     title = "Train the model"
@@ -40,28 +37,26 @@ class TrainStep:
         return [] if job.ledger.seal_of(charge.id, 0) else [0]
 
     def run(self, job: Job, index: int, reporter: Reporter) -> None:
-        """Fit the moments, save the checkpoint and seal it: the charge pays for one model, whatever it is like."""
+        """Fit the model, save the checkpoint and seal it: the charge pays for one model, whatever it is like."""
         from cadp.cinn.checkpoint import save_checkpoint  # noqa: PLC0415  (torch only where a step runs)
-        from cadp.cinn.moments import fit_moments  # noqa: PLC0415
 
         charge = job.charge("train")
         lease = job.lease(charge, index, reporter)
         if lease is None:
             return
-        private = job.plan.labels.private  # then the counts are, and the plan asks for noisy ones
-        counts = None if private else np.array(read_facts(job)[TRAIN]["class_counts"], dtype=np.int64)
-        total = job.plan.facts.records if private else None
+        saved = _saved(job, charge, lease, reporter)
         with tempfile.TemporaryDirectory(dir=job.scratch) as folder:
-            records = decode_once(job, Path(folder), reporter)
-            flow = fit_moments(records.batches, job.plan.moments, counts, reporter, records=total)
+            flow = _fit(job, saved, Path(folder), reporter)
         record = {"relation": RELATION, "population": job.spec.population, "event": charge.event.to_json()}
-        digest = save_checkpoint(job.models, flow, record, job.plan.versions)
+        digest = save_checkpoint(job.models, flow, record, job.plan.versions, job.spec.digest())
         try:
             job.ledger.seal(lease, key=digest, sha256=digest, facts=stamped({}))
         except SealConflict:
             for key in model_objects(job.models, digest):  # another attempt's model counts; this one is never read
                 job.models.delete(key)
             raise
+        if saved is not None:
+            saved.drop()
         reporter.event("sealed", f"model {digest[:12]}")
 
     def finish(self, job: Job, reporter: Reporter) -> None:
@@ -73,47 +68,27 @@ class TrainStep:
         job.ledger.finish(job.charge("train").id, 1)
 
 
-@dataclass(frozen=True)
-class DecodedRecords:
-    """All training records, decoded once into a memory map on local disk, for the passes that training makes."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    valid: NDArray[np.bool_]
-
-    def batches(self) -> Iterator[Batch]:
-        """Stream them in batches of `TRAIN_BATCH`, in the same order at every pass."""
-        for start in range(0, len(self.labels), TRAIN_BATCH):
-            part = slice(start, start + TRAIN_BATCH)
-            yield Batch(images=np.array(self.images[part]), labels=self.labels[part], valid=self.valid[part])
+def _saved(job: Job, charge: Charge, lease: Lease, reporter: Reporter) -> SavedTraining | None:
+    """The saved states of the charge's DP-SGD; None where the plan has none."""
+    if job.plan.couplings is None:
+        return None
+    return SavedTraining(job, charge, job.plan.couplings, Renewal(job.ledger, lease).renew_if_due, reporter)
 
 
-def decode_once(job: Job, folder: Path, reporter: Reporter) -> DecodedRecords:
-    """Decode every raw shard into a memory map below `folder`, which the caller removes."""
-    facts = job.plan.facts
-    images = np.memmap(folder / "images", dtype=np.uint8, mode="w+", shape=(facts.records, *facts.shape))
-    labels, valid = np.empty(facts.records, dtype=np.int64), np.empty(facts.records, dtype=np.bool_)
-    at = 0
-    with reporter.progress("decode", facts.records, "records") as advance:
-        for index in range(job.plan.ranges):
-            for batch in range_batches(job, index):
-                part = slice(at, at + len(batch))
-                images[part], labels[part], valid[part] = batch.images, batch.labels, batch.valid
-                at += len(batch)
-                advance(len(batch))
-    return DecodedRecords(images=images, labels=labels, valid=valid)
+def _fit(job: Job, saved: SavedTraining | None, folder: Path, reporter: Reporter) -> "ConditionalFlow":
+    """Decode the records and fit the model to them; a saved state takes the place of the moments."""
+    from cadp.cinn.moments import fit_moments  # noqa: PLC0415
 
-
-def range_batches(job: Job, index: int) -> Iterator[Batch]:
-    """Stream the records of one range in batches; a range's last batch may be shorter, by its public count."""
-    records = []
-    for record in read_shard(job, index):
-        records.append(record)
-        if len(records) == job.spec.run.batch:
-            yield stack(records, job.plan.facts.shape)
-            records = []
-    if records:
-        yield stack(records, job.plan.facts.shape)
+    plan = job.plan
+    choose = None if plan.couplings is None else chosen_units(job.secret, plan.couplings.fraction)
+    records = decode_once(job, folder, reporter, choose)
+    flow = None if saved is None else saved.flow
+    if flow is None:
+        private = plan.labels.private  # then the counts are, and the plan asks for noisy ones
+        counts = None if private else np.array(read_facts(job)[TRAIN]["class_counts"], dtype=np.int64)
+        total = plan.facts.records if private else None
+        flow = fit_moments(records.batches, plan.moments, counts, reporter, records=total)
+    return flow if saved is None else train_couplings(job, saved, flow, records, reporter)
 
 
 def load_model(job: Job) -> "ConditionalFlow":

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from cadp.errors import CadpError, Withheld
 from cadp.privacy.labels import plausible_counts
 from cadp.privacy.seeded import stamped
-from cadp.records import stack
 from cadp.reporter import Reporter
 from cadp.shards import decode_png
+from cadp.steps.audit import require_audit
+from cadp.steps.hits import count_hits
 from cadp.steps.job import Job
 from cadp.steps.privatize import released_records, sealed_runs
 from cadp.steps.shard import TRAIN, read_facts, read_shard
 from cadp.steps.stamps import require_guarantee
-from cadp.utility.gate import one_per_unit
 from cadp.utility.released_frame import ReleasedFrame
 
 if TYPE_CHECKING:
@@ -36,9 +36,14 @@ class ValidateStep:
     title = "Validate the release"
 
     def prepare(self, job: Job, reporter: Reporter) -> list[int]:
-        """Charge the gate, once there are records; nothing is left to do once its answer and verdict are recorded."""
+        """Audit the code, then charge the gate, once there are records; nothing is left to do once it has answered.
+
+        Raises:
+            VerificationFailed: the audit refutes the code; the gate is not charged.
+        """
         require_guarantee(job)
         sealed_runs(job)
+        require_audit(job.plan, job.private, reporter)
         charge = job.charge("gate")
         done = job.ledger.recorded_answer(charge.id) is not None and job.private.exists(VERDICT)
         return [] if done else [0]
@@ -129,10 +134,7 @@ def _hits(job: Job, images: NDArray[np.uint8], labels: NDArray[np.int64], report
     from cadp.utility.classifier import ClassifierRecipe, train_classifier  # noqa: PLC0415  (torch)
 
     classifier = train_classifier(images, labels, len(job.plan.facts.classes), ClassifierRecipe(), reporter)
-    holdout = list(read_shard(job, job.plan.ranges))
-    chosen = one_per_unit([r.unit for r in holdout], [r.key for r in holdout], job.secret.key("gate"))
-    # A rejected record keeps its place in the batch, so that the others are computed alike, and never scores.
-    return classifier.correct(stack([holdout[i] for i in chosen], job.plan.facts.shape))
+    return count_hits(classifier, list(read_shard(job, job.plan.ranges)), job.plan.facts.shape, job.secret.key("gate"))
 
 
 def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any]) -> None:
@@ -155,4 +157,4 @@ def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any])
         job.private.delete(key)  # of an attempt that stopped before its verdict
     for name, data in report.files.items():
         job.private.put(EXPECTATIONS + name, data)
-    job.private.put(VERDICT, json.dumps({"failures": list(report.failures)}).encode())
+    job.private.put(VERDICT, json.dumps(stamped({"failures": list(report.failures)})).encode())

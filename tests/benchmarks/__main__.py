@@ -11,13 +11,15 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import ledger, privacy
+from tests.benchmarks import cinn, ledger, privacy
 
 BENCHMARKS = {
     "ledger-charges": ledger.charges,
     "ledger-seals": ledger.seals,
     "noise": privacy.samplers,
     "mechanisms": privacy.mechanisms,
+    "cinn-speed": cinn.speed,
+    "cinn-records": cinn.records,
 }
 
 

@@ -1,5 +1,6 @@
 """How fast noise is drawn and records are privatized, on one core."""
 
+import os
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -8,20 +9,51 @@ import numpy as np
 
 from cadp.privacy import noise
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
+from cadp.records import Batch
+from cadp.steps.privatize import privatize_batch
 from tests.benchmarks.figures import Figure
+from tests.cinn.conftest import random_flow
 
 VALUES = 2_000_000
 SECONDS = 2.0
+SCALES = (4, 64, 4096, 1 << 20)
+BATCH, SHAPE, CONTENT = 1024, (28, 28, 1), 16
 
 
 def samplers() -> list[Figure]:
-    """Values a second of each exact sampler, at the noise that the mechanisms use."""
-    draws: dict[str, Callable[[], object]] = {
-        "discrete Laplace, scale 4096": lambda: noise.discrete_laplace(Fraction(4096), (VALUES,)),
-        "discrete Gaussian, sigma 4096": lambda: noise.discrete_gaussian(Fraction(4096), (VALUES,)),
-        "standard normal (prior)": lambda: noise.standard_normal((VALUES,)),
-    }
-    return [Figure(name, _rate(draw, VALUES) / 1e6, "M values/core-s", 10) for name, draw in draws.items()]
+    """Values a second of each exact sampler, from narrow noise to wide, and what share of privatization noise takes."""
+    draws: dict[str, Callable[[], object]] = {}
+    for scale in SCALES:
+        draws[f"discrete Laplace, scale {scale:,}"] = lambda b=Fraction(scale): noise.discrete_laplace(b, (VALUES,))
+        draws[f"discrete Gaussian, sigma {scale:,}"] = lambda s=Fraction(scale): noise.discrete_gaussian(s, (VALUES,))
+    draws["standard normal (prior)"] = lambda: noise.standard_normal((VALUES,))
+    load = f"load average {os.getloadavg()[0]:.1f}"
+    rates = [Figure(name, _rate(draw, VALUES) / 1e6, "M values/core-s", 10, note=load) for name, draw in draws.items()]
+    return rates + shares()
+
+
+def shares() -> list[Figure]:
+    """The share of each part in a record's privatization (encode, mechanism, decode, PNG; 28×28), in CPU time."""
+    flow = random_flow(SHAPE, classes=10, block=12, content=CONTENT)
+    pixels = np.random.default_rng(1).integers(0, 256, (BATCH, *SHAPE), dtype=np.uint8)
+    batch = Batch(pixels, np.arange(BATCH) % 10, np.ones(BATCH, dtype=np.bool_))
+    codes, figures = flow.encode_images(batch.images, batch.labels), []
+    for kind, sampler in (
+        ("gaussian", noise.discrete_gaussian),
+        ("laplace", noise.discrete_laplace),
+        ("privunit", None),
+    ):
+        made = plan_mechanism(kind, epsilon=8.0, delta=1e-6, content_dims=CONTENT)  # type: ignore[arg-type]
+        whole = _rate(lambda made=made: privatize_batch(flow, made, batch), BATCH)
+        if sampler is not None:
+            drawn = _rate(lambda sampler=sampler: sampler(Fraction(4096), (BATCH, CONTENT)), BATCH)
+            figures.append(
+                Figure(f"{kind} noise, k = {CONTENT}", 100 * whole / drawn, "% of privatization", 5, most=True)
+            )
+        own = _rate(lambda made=made: made.privatize(codes, batch.valid), BATCH)
+        note = f"{whole:,.0f} records/core-s in all"
+        figures.append(Figure(f"{kind} and the prior's draws", 100 * whole / own, "% of privatization", note=note))
+    return figures
 
 
 def mechanisms() -> list[Figure]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from cadp.cinn.checkpoint import load_checkpoint, save_checkpoint
+from cadp.cinn.checkpoint import Origin, load_checkpoint, read_checkpoint, save_checkpoint, save_public
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import CheckpointRefused
 from cadp.privacy.accountant import RELATION, GaussianEvent, PureEvent
@@ -158,7 +158,7 @@ def test_the_population_that_paid_cannot_be_exchanged_under_the_same_digest(stor
 
 RECORDS: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("a list", lambda record: [record]),
-    ("another schema", lambda record: {**record, "schema": 2}),
+    ("another schema", lambda record: {**record, "schema": 1}),
     ("no schema", lambda record: {k: v for k, v in record.items() if k != "schema"}),
     ("an extra field", lambda record: {**record, "pickle": "x"}),
     ("no privacy", lambda record: {k: v for k, v in record.items() if k != "privacy"}),
@@ -166,6 +166,13 @@ RECORDS: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("tensors in words", lambda record: {**record, "tensors": "here"}),
     ("tensors elsewhere", lambda record: {**record, "tensors": {"sha256": "../../etc/passwd", "size": 1}}),
     ("another network", lambda record: {**record, "architecture": {**record["architecture"], "content": 5}}),
+    ("no such kind", lambda record: {**record, "architecture": {**record["architecture"], "kind": "glow"}}),
+    (
+        "tensors nobody has",
+        lambda record: {**record, "architecture": {**record["architecture"], "shape": [256, 256, 1], "block": 256}},
+    ),
+    ("a privacy record taken away", lambda record: {**record, "privacy": None}),
+    ("an origin besides", lambda record: {**record, "origin": {"words": "x", "population": None}}),
     ("an absurd network", lambda record: {**record, "architecture": {**record["architecture"], "classes": 1 << 40}}),
 ]
 
@@ -177,6 +184,63 @@ def test_a_record_that_is_consistent_but_wrong_is_refused(
     digest = put_record(store, change(record_of(store, saved)))
     with pytest.raises(CheckpointRefused):
         load_checkpoint(store, digest)
+
+
+def test_a_model_without_a_privacy_record_loads_only_where_a_spec_declares_it_public(
+    store: Store, flow: ConditionalFlow
+) -> None:
+    digest = save_public(store, flow, Origin("imported from x.pt"), VERSIONS)
+    with pytest.raises(CheckpointRefused, match=r"no privacy record \(imported from x.pt\).*declares it public"):
+        load_checkpoint(store, digest)
+    again, privacy = load_checkpoint(store, digest, public_for="visitors")
+    assert privacy == {}
+    assert all(torch.equal(a, b) for a, b in zip(flow.buffers(), again.buffers(), strict=True))
+
+
+def test_one_that_was_trained_without_dp_on_the_released_people_never_loads(
+    store: Store, flow: ConditionalFlow
+) -> None:
+    digest = save_public(store, flow, Origin("maximum likelihood", population="visitors"), VERSIONS)
+    with pytest.raises(CheckpointRefused, match="without DP on visitors"):
+        load_checkpoint(store, digest, public_for="visitors")
+    load_checkpoint(store, digest, public_for="others")
+
+
+def test_a_privacy_record_holds_whatever_a_spec_declares(store: Store, saved: str) -> None:
+    assert load_checkpoint(store, saved, public_for="others")[1] == PRIVACY
+
+
+def test_an_origin_beside_a_privacy_record_is_refused_even_for_looking(store: Store, saved: str) -> None:
+    origin = {"words": "x", "population": None}
+    digest = put_record(store, {**record_of(store, saved), "origin": origin})
+    with pytest.raises(CheckpointRefused, match="both"):
+        read_checkpoint(store, digest)
+
+
+ORIGINS: dict[str, object] = {
+    "no words": {"words": "", "population": None},
+    "words alone": {"words": "x"},
+    "more than words": {"words": "x", "population": None, "run": "x"},
+    "a population that is none": {"words": "x", "population": ""},
+    "a number": {"words": 1, "population": None},
+    "a text": "x",
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS.values(), ids=ORIGINS.keys())
+def test_an_origin_that_says_nothing_is_refused(store: Store, saved: str, origin: object) -> None:
+    digest = put_record(store, {**record_of(store, saved), "privacy": None, "origin": origin})
+    with pytest.raises(CheckpointRefused, match="origin"):
+        load_checkpoint(store, digest, public_for="others")
+
+
+def test_what_asked_for_it_and_what_made_it_are_on_record(store: Store, flow: ConditionalFlow) -> None:
+    digest = save_checkpoint(store, flow, PRIVACY, VERSIONS, spec="a" * 64)
+    record = read_checkpoint(store, digest)
+    assert record["spec"] == "a" * 64
+    assert record["versions"] == VERSIONS
+    assert record["privacy"] == PRIVACY
+    assert record["origin"] is None
 
 
 def test_bytes_that_are_no_json_are_refused(store: Store) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cadp.cinn import contributions, moments
-from cadp.cinn.architecture import Architecture
+from cadp.cinn.architecture import Whitening
 from cadp.cinn.moments import fit_moments, with_noise, with_symmetric_noise
 from cadp.cinn.network import ConditionalFlow, check_round_trip
 from cadp.cinn.plan import MomentsPlan, Query
@@ -406,7 +406,7 @@ def test_sums_that_could_overflow_are_refused(digits: Batch) -> None:
 @pytest.fixture(scope="module")
 def fitted(digits: Batch) -> ConditionalFlow:
     """A fit with little noise, to see what it estimates."""
-    plan = MomentsPlan.split(100.0, Architecture("whitening", SHAPE, 10, 8, 24, 16), len(digits), 1)
+    plan = MomentsPlan.split(100.0, Whitening(SHAPE, 10, 8, 24, 16), len(digits), 1)
     return fit_moments(lambda: [digits], plan, counts_of(digits, 10), Silent())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cadp.cinn.architecture import Architecture
+from cadp.cinn.architecture import Whitening, architecture_from_json
 from cadp.cinn.plan import COARSEST_STEP, PIXELS, RESIDUAL, STEP, WIDEST_SIGMA, WITHIN, MomentsPlan, choose_architecture
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import RELATION, curve
@@ -30,17 +30,20 @@ def test_it_costs_at_most_what_was_asked_and_nearly_all_of_it(epsilon: float, de
 
 
 def test_the_loss_is_that_of_the_noise_as_drawn() -> None:
-    """From radius, records and σ alone, in exact terms: μ² = Σ (√2·m·radius^power / σ)²."""
+    """From radius, records and σ alone, in exact terms: μ² = Σ (√2·m·radius^power / σ)²; 2·m·radius for a mixture."""
     plan = MomentsPlan.calibrate(4.0, 1e-6, FASHION, 10, units=60_000, max_records_per_unit=3)
     event = plan.event()
     assert isinstance(event, ComposedEvent)
     for query, part in zip(plan.queries, event.events, strict=True):
         assert isinstance(part, GaussianEvent)
         assert part.relation == RELATION
-        square = 2 * (3 * query.radius**query.power) ** 2  # an integer: no rounding to argue about
+        # An integer: no rounding to argue about.
+        square = (4 if query in plan.mixture else 2) * (3 * query.radius**query.power) ** 2
         assert square / query.sigma**2 <= part.mu**2
-        assert part.mu**2 == pytest.approx(square / query.sigma**2, rel=1e-9)
-        assert query.zero_out_event().mu == pytest.approx(part.mu / math.sqrt(2), rel=1e-9)
+        assert part.mu**2 == pytest.approx(square / query.sigma**2, rel=1e-3 if query in plan.mixture else 1e-9)
+        alone = 3 * (math.hypot(query.radius, query.count) if query in plan.mixture else query.bound)
+        assert query.zero_out_event().mu >= alone / query.sigma
+        assert query.zero_out_event().mu == pytest.approx(alone / query.sigma, rel=1e-9)
     total = math.sqrt(sum(part.mu**2 for part in event.events if isinstance(part, GaussianEvent)))
     assert curve(GaussianEvent(total)).epsilon(1e-6) <= 4.0 + 1e-5
 
@@ -67,11 +70,12 @@ def test_parameters_are_json_of_public_values_that_determine_the_noise() -> None
     parameters = plan.parameters()
     assert json.loads(json.dumps(parameters, allow_nan=False)) == parameters
     assert parameters["max_records_per_unit"] == 2
-    assert Architecture.from_json(parameters["architecture"]) == plan.architecture
+    assert architecture_from_json(parameters["architecture"]) == plan.architecture
     queries = parameters["queries"]
     assert isinstance(queries, list)
     for shown, query in zip(queries, plan.queries, strict=True):
-        assert shown["sensitivity"] == pytest.approx(math.sqrt(2) * 2 * shown["clip_norm"] ** query.power)
+        farthest = 2 if query in plan.mixture else math.sqrt(2)
+        assert shown["sensitivity"] == pytest.approx(farthest * 2 * shown["clip_norm"] ** query.power, rel=1e-3)
         sigma = shown["sensitivity"] * shown["noise_multiplier"] / plan.step**query.power
         assert sigma == pytest.approx(query.sigma)
     again = MomentsPlan.calibrate(4.0, 1e-6, FASHION, 10, units=60_000, max_records_per_unit=2)
@@ -127,7 +131,7 @@ def test_the_radii_follow_from_the_public_digits_by_the_rule_that_is_stated() ->
 
 
 def test_the_architecture_follows_from_public_sizes_alone_and_always_exists() -> None:
-    assert choose_architecture(8.0, FASHION, 10, 60_000) == Architecture("whitening", FASHION, 10, 14, 64, 16)
+    assert choose_architecture(8.0, FASHION, 10, 60_000) == Whitening(FASHION, 10, 14, 64, 16)
     sizes = [choose_architecture(epsilon, FASHION, 10, 60_000).content for epsilon in (0.1, 1.0, 4.0, 8.0, 100.0)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]

@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 
 import mpmath
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from cadp.errors import PrivacyError
-from cadp.privacy import accountant
+from cadp.privacy import accountant, divergences
 from cadp.privacy.accountant import (
     ORDERS,
     ComposedEvent,
@@ -19,6 +21,7 @@ from cadp.privacy.accountant import (
     DeltaEvent,
     GaussianEvent,
     PureEvent,
+    SampledGaussianEvent,
     admissible,
     calibrate_gaussian,
     cap,
@@ -156,6 +159,8 @@ def test_additive_delta_has_its_own_column() -> None:
     assert spent.epsilon(1e-6) == 1.0
     assert spent.epsilon(5e-7) == math.inf  # a tenth of δ is for samplers
     assert curve(DeltaEvent(1e-30)).delta_atto == 1  # rounded up
+    charges = [curve(DeltaEvent(2e-8)), curve(DeltaEvent(3e-8))]
+    assert (charges[0] + charges[1]).delta_atto == 50_000_000_000  # a later charge does not replace an earlier one
 
 
 def test_a_limit_of_eight_holds_training_at_four_and_privunit_at_four() -> None:
@@ -197,9 +202,108 @@ def test_the_shares_of_delta_add_up_to_no_more_than_delta() -> None:
             assert spent <= delta
 
 
+STEP, SIZES = 0.1, (1, 2, 4)  # randomised responses at ε = .1, .2 and .4; losses are counted in steps of .1
+Counts = tuple[int, ...]
+
+
+def adversary(fits: Callable[[Counts], bool], epsilon: float) -> float:
+    """The exact δ at ε of the worst interaction with randomised responses that a filter lets happen.
+
+    Backwards over all states: the adversary knows its loss so far, and stops or charges what makes δ largest.
+    """
+
+    @cache
+    def worst(loss: int, counts: Counts) -> float:
+        found = max(0.0, -math.expm1(epsilon - loss * STEP))
+        for i, size in enumerate(SIZES):
+            more = (*counts[:i], counts[i] + 1, *counts[i + 1 :])
+            if fits(more):
+                truth = 1 / (1 + math.exp(-size * STEP))
+                found = max(found, truth * worst(loss + size, more) + (1 - truth) * worst(loss - size, more))
+        return found
+
+    return worst(0, (0,) * len(SIZES))
+
+
+def delta_of_a_plan(counts: Counts, epsilon: float) -> float:
+    """The exact δ at ε of so many responses that are fixed beforehand."""
+    law = {0: 1.0}
+    for size, count in zip(SIZES, counts, strict=True):
+        truth = 1 / (1 + math.exp(-size * STEP))
+        for _ in range(count):
+            step: dict[int, float] = {}
+            for loss, mass in law.items():
+                step[loss + size] = step.get(loss + size, 0.0) + mass * truth
+                step[loss - size] = step.get(loss - size, 0.0) + mass * (1 - truth)
+            law = step
+    return sum(mass * max(0.0, -math.expm1(epsilon - loss * STEP)) for loss, mass in law.items())
+
+
+def test_no_adversary_who_looks_gets_past_the_filter() -> None:
+    epsilon, delta = 1.0, 1e-2
+    curves = {size: curve(PureEvent(round(size * STEP, 9))) for size in SIZES}
+
+    def spent(counts: Counts) -> Curve:
+        charges = (curves[size] for size, count in zip(SIZES, counts, strict=True) for _ in range(count))
+        return sum(charges, Curve.zero())
+
+    assert 0.1 * delta < adversary(lambda counts: admissible(spent(counts), epsilon, delta), epsilon) <= delta
+    # The planted mistake: exact figures of fixed plans as a filter. Each plan keeps to δ; choosing among them does not.
+    assert adversary(cache(lambda counts: delta_of_a_plan(counts, epsilon) <= delta), epsilon) > 1.5 * delta
+
+
+def test_losses_grow_with_everything() -> None:
+    def loss(**changed: float) -> tuple[float, ...]:
+        at = {"mu": 0.3, "count": 2, "pure": 0.2, "times": 3, "q": 0.1, "sigma": 1.5, "steps": 5, "additive": 1e-9}
+        at |= changed
+        events = (
+            GaussianEvent(at["mu"], int(at["count"])),
+            PureEvent(at["pure"], int(at["times"])),
+            SampledGaussianEvent(at["q"], at["sigma"], int(at["steps"])),
+            DeltaEvent(at["additive"]),
+        )
+        spent = curve(ComposedEvent(events))
+        return (*(m for m in spent.micro if m is not None), float(spent.delta_atto))
+
+    here = loss()
+    for name, more in {
+        "mu": 0.301,
+        "count": 3,
+        "pure": 0.201,
+        "times": 4,
+        "q": 0.101,
+        "sigma": 1.49,
+        "steps": 6,
+    }.items():
+        assert all(a > b for a, b in zip(loss(**{name: more})[:-1], here[:-1], strict=True)), name
+    assert loss(additive=2e-9)[-1] > here[-1]
+    spent = curve(ComposedEvent((GaussianEvent(0.3), PureEvent(0.2))))
+    figures = [spent.epsilon(delta) for delta in (1e-12, 1e-9, 1e-6, 1e-3)]
+    assert figures == sorted(figures, reverse=True) and len(set(figures)) == 4
+
+
+def test_ten_thousand_different_events_are_a_matter_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Multiple precision at 11 orders for each would take seven seconds; it is for what float64 cannot round.
+    dear = []
+    exact = divergences._exact
+    monkeypatch.setattr(divergences, "_exact", lambda *args: dear.append(1) or exact(*args))
+    events = [PureEvent(0.001 + 1e-8 * i) for i in range(5000)] + [GaussianEvent(0.001 + 1e-7 * i) for i in range(5000)]
+    total = curve(ComposedEvent(tuple(events)))
+    assert len(dear) < 50
+    assert total.micro[-1] is None and total.epsilon(1e-6) < curve(PureEvent(0.00105, 5000)).epsilon(0.0) + 600
+
+
 def test_relations_do_not_mix() -> None:
     with pytest.raises(PrivacyError, match="zero-out"):
         curve(PureEvent(1.0)) + curve(PureEvent(1.0, relation=ZERO_OUT))
+    with pytest.raises(PrivacyError, match="zero-out curve is no charge"):
+        admissible(curve(PureEvent(1.0, relation=ZERO_OUT)), 4.0, 1e-6)
+    stored = json.loads(json.dumps(curve(PureEvent(1.0, relation=ZERO_OUT)).to_json()))
+    with pytest.raises(PrivacyError, match="zero-out"):
+        Curve.from_json(stored) + Curve.zero()
+    del stored["relation"]
+    with pytest.raises(PrivacyError, match="not a stored curve"):
+        Curve.from_json(stored)
     with pytest.raises(PrivacyError, match="add-remove"):
         Curve((0,) * len(ORDERS), 0, "add-remove")
 

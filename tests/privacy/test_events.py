@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadp.errors import PrivacyError
-from cadp.privacy.events import RELATION, ZERO_OUT, ComposedEvent, DeltaEvent, Event, GaussianEvent, PureEvent
+from cadp.privacy.accountant import Curve
+from cadp.privacy.events import (
+    RELATION,
+    ZERO_OUT,
+    ComposedEvent,
+    DeltaEvent,
+    Event,
+    GaussianEvent,
+    PureEvent,
+    SampledGaussianEvent,
+)
 
 NUMBERS = st.floats(0, allow_infinity=False)
 COUNTS = st.integers(1, 10**6)
@@ -73,11 +83,46 @@ def test_what_nobody_wrote_is_refused(change: dict[str, object]) -> None:
         Event.from_json({**PureEvent(1.0).to_json(), **change})
 
 
-def test_missing_fields_and_wrong_parts_are_refused() -> None:
-    stored = GaussianEvent(1.0).to_json()
-    del stored["mu"]
+@pytest.mark.parametrize(
+    "event",
+    [
+        GaussianEvent(1.0, 3, relation=ZERO_OUT),
+        SampledGaussianEvent(0.1, 2.0, 3, relation=ZERO_OUT),
+        PureEvent(1.0, 3, relation=ZERO_OUT),
+        DeltaEvent(1e-9, 3, relation=ZERO_OUT),
+        ComposedEvent((PureEvent(1.0, relation=ZERO_OUT),), relation=ZERO_OUT),
+    ],
+    ids=lambda event: event.kind,
+)
+def test_nothing_that_is_missing_is_made_up(event: Event) -> None:
+    # A default would read a zero-out event that lost its relation as replace-one, and three mechanisms as one.
+    for name in event.to_json():
+        stored = event.to_json()
+        del stored[name]
+        with pytest.raises(PrivacyError):
+            Event.from_json(stored)
+
+
+def test_a_stored_composition_does_not_mix_relations() -> None:
+    stored = ComposedEvent((PureEvent(1.0), GaussianEvent(0.5))).to_json()
+    for part in (0, 1):
+        mixed = json.loads(json.dumps(stored))
+        mixed["events"][part]["relation"] = ZERO_OUT
+        with pytest.raises(PrivacyError, match="zero-out"):
+            Event.from_json(mixed)
+    with pytest.raises(PrivacyError, match="replace-one"):
+        Event.from_json({**stored, "relation": ZERO_OUT})
+
+
+@pytest.mark.parametrize("wrong", [None, 1, "pure", [], [PureEvent(1.0).to_json()]], ids=str)
+def test_what_is_no_object_is_refused(wrong: object) -> None:
     with pytest.raises(PrivacyError):
-        Event.from_json(stored)
+        Event.from_json(wrong)
+    with pytest.raises(PrivacyError):
+        Curve.from_json(wrong)
+
+
+def test_wrong_parts_are_refused() -> None:
     for parts in (None, "x", [1], [{"kind": "composed"}]):
         with pytest.raises(PrivacyError):
             Event.from_json({**ComposedEvent(()).to_json(), "events": parts})

@@ -20,6 +20,7 @@ from cadp.privacy.accountant import curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, PureEvent
 from cadp.privacy.labels import (
     AttributeResponse,
+    ClassAttributes,
     LabelPlan,
     PublicLabels,
     RandomizedResponse,
@@ -181,7 +182,8 @@ def test_a_row_depends_on_itself_alone(labels: list[int], place: int, seed: int)
     row = place % len(labels)
     rng = np.random.default_rng(seed)
     other = np.where(np.arange(len(labels)) == row, labels, rng.integers(-3, 9, len(labels)))
-    for plan in (plan_response(1.0, 5), ResampledLabels((1, 2, 3, 4, 5))):
+    by_bits = ClassAttributes(AttributeResponse.plan(2.0, 2), ("a", "b"), ((0, 0), (0, 1), (1, 0), (1, 1)))
+    for plan in (plan_response(1.0, 5), ResampledLabels((1, 2, 3, 4, 5)), by_bits):
         answers = []
         for values in (np.array(labels), other):
             draws = np.random.default_rng(seed)
@@ -254,6 +256,84 @@ def test_attributes_that_all_take_the_whole_epsilon_are_caught() -> None:
     assert curve(mutant.event()).epsilon(0.0) == pytest.approx(9.0, rel=1e-5)
 
 
+# Three attributes of eight classes, whose order is not that of their vectors.
+SHUFFLED = ((1, 0, 0), (0, 0, 0), (1, 1, 1), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0))
+NAMES = ("round", "filled", "dark")
+
+
+def of_classes(response: AttributeResponse) -> ClassAttributes:
+    return ClassAttributes(response, NAMES, SHUFFLED)
+
+
+def total(plan: LabelPlan) -> float:
+    return curve(plan.event()).epsilon(0.0)
+
+
+@pytest.mark.parametrize("shares", [None, [1.0, 2.0, 5.0]], ids=["even", "declared"])
+def test_the_worst_pair_of_classes_loses_the_sum_over_its_attributes(shares: list[float] | None) -> None:
+    plan = of_classes(AttributeResponse.plan(3.0, 3, shares))
+    exact = worst(plan, 8)
+    assert exact <= total(plan) <= 3.0
+    assert exact >= total(plan) - 1e-5  # classes that differ everywhere reach it
+    told = plan.parameters()["epsilon"]
+    assert isinstance(told, float)
+    assert exact <= told <= 3.0
+    null = law(plan, REJECTED, 8)
+    assert null == dict.fromkeys(range(8), Fraction(1, 8))
+    away = max(max(loss(law(plan, label, 8), null), loss(null, law(plan, label, 8))) for label in range(8))
+    assert away <= curve(plan.zero_out_event()).epsilon(0.0) <= total(plan)
+    # Each answer has the product of its attributes' probabilities, whichever class it is.
+    for label in range(8):
+        for answer, p in law(plan, label, 8).items():
+            parts = zip(SHUFFLED[label], SHUFFLED[answer], plan.response.keeps, strict=True)
+            assert p == math.prod(Fraction(keep) if own == said else 1 - Fraction(keep) for own, said, keep in parts)
+
+
+class OneCoin(ClassAttributes):
+    """Mistake: one coin for all attributes, so a label is released whole or its opposite is."""
+
+    def release(self, labels: Any, valid: Any) -> Any:
+        coin = noise.bernoulli_exact(self.response.keeps[0], len(labels))
+        bits = np.array(self.vectors)[np.where(valid, labels, 0)]
+        answers = np.where(coin[:, None], bits, 1 - bits)
+        return np.array([self.vectors.index(tuple(row)) for row in answers.tolist()])
+
+
+class WholeEach(ClassAttributes):
+    """Mistake: every attribute takes the whole ε, and it is paid once."""
+
+    def event(self) -> ComposedEvent:
+        return ComposedEvent((self.response.parts()[0].event(),))
+
+
+class ShownBits(ClassAttributes):
+    """Mistake: an attribute of a rejected record is shown."""
+
+    def release(self, labels: Any, valid: Any) -> Any:
+        return np.where(valid, super().release(labels, valid), labels)
+
+
+def test_planted_mistakes_of_attributes_are_caught() -> None:
+    response = AttributeResponse.plan(3.0, 3)
+    assert worst(of_classes(response), 8) <= total(of_classes(response))
+    assert worst(OneCoin(response, NAMES, SHUFFLED), 8) == math.inf
+    assert worst(ShownBits(response, NAMES, SHUFFLED), 8) == math.inf
+    whole = WholeEach(AttributeResponse(tuple(plan_response(3.0, 2).keep for _ in range(3))), NAMES, SHUFFLED)
+    assert worst(whole, 8) > total(whole) + 5
+
+
+@pytest.mark.usefixtures("seeded")
+def test_classes_by_attributes_are_drawn_as_the_law_has_it() -> None:
+    plan, n = of_classes(AttributeResponse.plan(3.0, 3, [1.0, 2.0, 5.0])), 200_000
+    for label in (2, -1, 8):
+        answers = plan.release(np.full(n, label), np.ones(n, dtype=np.bool_))
+        expected = [float(p) * n for p in law(plan, label if 0 <= label < 8 else REJECTED, 8).values()]
+        assert stats.chisquare(np.bincount(answers, minlength=8), expected).pvalue > 1e-4
+    least, most = plan.least_and_most()
+    found = [float(p) for label in range(8) for p in law(plan, label, 8).values()]
+    assert (min(found), max(found)) == (pytest.approx(least), pytest.approx(most))
+
+
 def test_label_and_latent_are_paid_for_together() -> None:
     plan, latent = plan_response(1.0, 10), PureEvent(4.0)
     paid = both(plan, plan.event(), latent)
@@ -277,13 +357,14 @@ def test_plausible_counts_hold_what_is_released_and_not_what_is_not() -> None:
     n = 6000
     valid = np.ones(n, dtype=np.bool_)
     for labels in (np.arange(n) % 3, np.zeros(n, dtype=np.int64)):
-        for plan in (plan_response(1.0, 3), ResampledLabels((1, 2, 3))):
+        for plan in (plan_response(1.0, 3), ResampledLabels((1, 2, 3)), of_classes(AttributeResponse.plan(3.0, 3))):
             ranges = plausible_counts(plan, n)
             assert ranges is not None
-            counts = np.bincount(plan.release(labels, valid), minlength=3)
+            counts = np.bincount(plan.release(labels, valid), minlength=len(ranges))
             assert all(low <= count <= high for count, (low, high) in zip(counts, ranges, strict=True))
             # Had a release all its own labels, and were they of one class, it would show.
-            assert not all(low <= count <= high for count, (low, high) in zip([n, 0, 0], ranges, strict=True))
+            own = [n] + [0] * (len(ranges) - 1)
+            assert not all(low <= count <= high for count, (low, high) in zip(own, ranges, strict=True))
     assert plausible_counts(PublicLabels(), n) is None
     assert plausible_counts(ResampledLabels((1, 0)), 5) == [(5, 5), (0, 0)]
 
@@ -303,6 +384,16 @@ IMPOSSIBLE: dict[str, Callable[[], object]] = {
     "a share of nothing": lambda: AttributeResponse.plan(1.0, 2, [1.0, 0.0]),
     "shares for others": lambda: AttributeResponse.plan(1.0, 2, [1.0]),
     "shapes": lambda: plan_response(1.0, 3).release(np.zeros(3, dtype=np.int64), np.ones(2, dtype=np.bool_)),
+    "a combination missing": lambda: ClassAttributes(
+        AttributeResponse.plan(1.0, 2), ("a", "b"), ((0, 0), (0, 1), (1, 0))
+    ),
+    "a combination twice": lambda: ClassAttributes(AttributeResponse.plan(1.0, 1), ("a",), ((0,), (0,))),
+    "no combination": lambda: ClassAttributes(AttributeResponse.plan(1.0, 1), ("a",), ((0,), (2,))),
+    "one name": lambda: ClassAttributes(AttributeResponse.plan(1.0, 2), ("a", "a"), ((0, 0), (0, 1), (1, 0), (1, 1))),
+    "too many attributes": lambda: ClassAttributes(AttributeResponse.plan(11.0, 11), tuple("abcdefghijk"), ()),
+    "classes and vectors": lambda: of_classes(AttributeResponse.plan(1.0, 3)).release(
+        np.zeros((3, 3), dtype=np.int64), np.ones(3, dtype=bool)
+    ),
     "vectors": lambda: AttributeResponse.plan(1.0, 2).release(np.zeros((3, 3), dtype=np.int64), np.ones(3, dtype=bool)),
 }
 

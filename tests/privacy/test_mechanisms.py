@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,15 +10,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cadp.errors import PrivacyError
-from cadp.privacy import noise
 from cadp.privacy.accountant import curve
-from cadp.privacy.additive import Gaussian, Laplace
-from cadp.privacy.events import RELATION, ZERO_OUT, PureEvent
-from cadp.privacy.lattice import clip_l1, clip_l2, to_lattice
+from cadp.privacy.additive import Gaussian
+from cadp.privacy.events import RELATION, ZERO_OUT
 from cadp.privacy.mechanisms import Mechanism, Resample, plan_mechanism
-from cadp.privacy.precision import decimal
 from tests.privacy.injected import fixed_noise, rows_that_depend_on_others
-from tests.privacy.laws import gaussian_pmf
 
 DELTA = 1e-6
 KINDS = ("privunit", "gaussian", "laplace", "resample")
@@ -35,7 +30,8 @@ def latents(n: int, d: int) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 def cosines(a: Floats, b: Floats) -> Floats:
-    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)  # on a lattice an output can be all zero
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -55,23 +51,30 @@ def test_a_plan_costs_what_was_asked_and_hardly_less(kind: str, k: int, epsilon:
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize(
-    ("k", "epsilon", "cosine"),
-    [(4, 4.0, 0.686), (4, 8.0, 0.930), (8, 4.0, 0.512), (8, 8.0, 0.792), (16, 8.0, 0.619)],
+    ("k", "epsilon", "cosine", "records"),
+    [
+        (4, 4.0, 0.686, 60_000),
+        (4, 8.0, 0.930, 12_000),
+        (8, 4.0, 0.512, 60_000),
+        (8, 8.0, 0.792, 12_000),
+        (16, 8.0, 0.619, 12_000),
+    ],
 )
-def test_privunit_carries_what_the_theory_says(k: int, epsilon: float, cosine: float) -> None:
+def test_privunit_carries_what_the_theory_says(k: int, epsilon: float, cosine: float, records: int) -> None:
     mechanism = plan("privunit", epsilon, k)
     assert mechanism.expected_cosine() == pytest.approx(cosine, abs=1e-3)
-    z, valid = latents(6000, k)
-    assert cosines(z, mechanism.privatize(z, valid)).mean() == pytest.approx(cosine, rel=0.02)
+    z, valid = latents(records, k)
+    assert cosines(z, mechanism.privatize(z, valid)).mean() == pytest.approx(cosine, rel=0.01)
 
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+@pytest.mark.parametrize("k", [1, 2, 8, 16])
 @pytest.mark.parametrize("epsilon", [8.0, 40.0])
-def test_additive_mechanisms_carry_roughly_what_they_say(kind: str, epsilon: float) -> None:
-    mechanism = plan(kind, epsilon, 8)
-    z, valid = latents(20_000, 8)
-    assert cosines(z, mechanism.privatize(z, valid)).mean() == pytest.approx(mechanism.expected_cosine(), rel=0.06)
+def test_additive_mechanisms_carry_what_they_say(kind: str, epsilon: float, k: int) -> None:
+    mechanism = plan(kind, epsilon, k)
+    z, valid = latents(100_000, k)
+    assert cosines(z, mechanism.privatize(z, valid)).mean() == pytest.approx(mechanism.expected_cosine(), rel=0.02)
 
 
 @pytest.mark.usefixtures("seeded")
@@ -165,116 +168,6 @@ def test_no_rows_and_wrong_shapes(kind: str) -> None:
     if kind != "resample":
         with pytest.raises(PrivacyError):
             mechanism.privatize(np.zeros((3, 3)), np.ones(3, dtype=bool))
-
-
-def lattice_contents(mechanism: Gaussian | Laplace) -> list[list[int]]:
-    """What the real code path adds noise to, for the farthest pairs of records: through `privatize`, noise cut out."""
-    k, radius = mechanism.content_dims, mechanism.radius
-    rng = np.random.default_rng(2)
-    far = rng.normal(size=(40, k)) * 1e6
-    axis = np.eye(k)[:1] * 1e30
-    z = np.concatenate([far, -far, axis, -axis, np.full((1, k), radius), np.full((1, k), -radius)])
-    seen: list[list[int]] = []
-
-    def keep(lattice: Floats, shape: tuple[int, ...]) -> Floats:
-        units = lattice / (mechanism.step * mechanism._scale())
-        assert np.abs(units - np.rint(units)).max() < 1e-9
-        seen.extend(np.rint(units).astype(int).tolist())
-        return lattice
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cadp.privacy.additive.with_prior", keep)
-        patch.setattr(noise, "discrete_gaussian", lambda _, size: np.zeros(size, dtype=np.int64))
-        patch.setattr(noise, "discrete_laplace", lambda _, size: np.zeros(size, dtype=np.int64))
-        mechanism.privatize(z, np.ones(len(z), dtype=bool))
-    return seen
-
-
-def worst_pair(mechanism: Gaussian | Laplace) -> float:
-    """The largest loss parameter (μ of a Gaussian, ε of a Laplace) over all pairs, exactly up to one root."""
-    rows = lattice_contents(mechanism)
-    pairs = [[a - b for a, b in zip(x, y, strict=True)] for x in rows for y in rows]
-    if isinstance(mechanism, Laplace):
-        return float(max(Fraction(sum(map(abs, gap))) / Fraction(mechanism.scale) for gap in pairs))
-    return math.sqrt(max(sum(g * g for g in gap) for gap in pairs)) / mechanism.sigma
-
-
-@pytest.mark.parametrize("k", [1, 4, 9])
-@pytest.mark.parametrize("epsilon", [0.5, 4.0, 8.0])
-def test_the_worst_pair_loses_what_is_charged(k: int, epsilon: float) -> None:
-    gaussian, laplace = plan("gaussian", epsilon, k), plan("laplace", epsilon, k)
-    assert 0.99 * gaussian.event().mu < worst_pair(gaussian) <= gaussian.event().mu
-    assert 0.99 * laplace.event().epsilon < worst_pair(laplace) <= laplace.event().epsilon
-
-
-def test_a_sensitivity_of_one_radius_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The mutant Δ = C: two points of a ball are 2C apart.
-    for name in ("_distance_l1", "_distance_l2"):
-        real = getattr(__import__("cadp.privacy.additive", fromlist=[name]), name)
-        monkeypatch.setattr(f"cadp.privacy.additive.{name}", lambda *a, real=real: real(*a) / 2)
-    for mechanism in (plan("gaussian"), plan("laplace")):
-        size = mechanism.event()
-        charged = size.epsilon if isinstance(size, PureEvent) else size.mu
-        assert worst_pair(mechanism) > 1.9 * charged
-
-
-def test_a_coarse_lattice_is_charged_for_its_rounding() -> None:
-    # With g of the size of C rounding dominates: rows just above and below half a step move apart by a whole step.
-    coarse = Gaussian(content_dims=9, radius=3.5, step=1.0, sigma=4.0)
-    x = to_lattice(clip_l2(np.full((1, 9), 0.5000001), coarse.radius), 1.0)
-    y = to_lattice(clip_l2(np.full((1, 9), -0.5000001), coarse.radius), 1.0)
-    gap = float(np.linalg.norm(x - y))
-    assert gap == 6.0  # while the contents themselves are 3.0000006 apart
-    bound = 2 * coarse.radius + 3 * coarse.step
-    assert coarse.event().mu == pytest.approx(bound / 4)
-    assert decimal(coarse.event().mu) >= Fraction(bound) / 4
-    pure = Laplace(content_dims=9, radius=4.6, step=1.0, scale=4.0)
-    ends = to_lattice(clip_l1(np.array([[0.511] * 9, [-0.511] * 9]), pure.radius), 1.0)
-    assert np.abs(ends[0] - ends[1]).sum() > 2 * pure.radius * 0.999 * 1.9  # without k·g it would be undercharged
-    assert np.abs(ends[0] - ends[1]).sum() / 4 <= pure.event().epsilon
-
-
-def off_the_lattice(mechanism: Gaussian | Laplace) -> float:
-    """How far, in steps, outputs of the real code path lie from the lattice at most."""
-    z, valid = latents(2000, 4)
-    units = mechanism.privatize(z, valid) / (mechanism.step * mechanism._scale())
-    return float(np.abs(units - np.rint(units)).max())
-
-
-@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
-def test_outputs_lie_on_the_lattice_and_float_noise_is_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Float noise reveals the record by its low bits, which no test of its law would see.
-    mechanism = plan(kind)
-    assert off_the_lattice(mechanism) < 1e-8
-    rng = np.random.default_rng(1)
-    monkeypatch.setattr(noise, "discrete_gaussian", lambda sigma, size: rng.normal(0, float(sigma), size))
-    monkeypatch.setattr(noise, "discrete_laplace", lambda scale, size: rng.laplace(0, float(scale), size))
-    assert off_the_lattice(mechanism) > 0.4
-
-
-@pytest.mark.usefixtures("seeded")
-def test_noise_has_the_planned_scale() -> None:
-    zero, valid = np.zeros((20_000, 3)), np.ones(20_000, dtype=bool)
-    for mechanism, law, scale in (
-        (plan("gaussian", 8.0, 3), "norm", "sigma"),
-        (plan("laplace", 8.0, 3), "laplace", "scale"),
-    ):
-        units = mechanism.privatize(zero, valid) / (mechanism.step * mechanism._scale())
-        assert stats.kstest(units.ravel() / getattr(mechanism, scale), law).pvalue > 1e-3
-
-
-def test_the_exact_loss_of_a_worst_pair_is_within_epsilon() -> None:
-    # Not a bound but the hockey-stick divergence itself, summed over the discrete law, one coordinate carrying all.
-    mechanism = Gaussian(content_dims=1, radius=1.0, step=0.25, sigma=8.0)
-    gap = 2 * int(to_lattice(clip_l2(np.array([[9.0]]), 1.0), 0.25)[0, 0])
-    assert gap == 8
-    epsilon = curve(mechanism.event()).epsilon(1e-5)
-    law = gaussian_pmf(8.0)
-    density = {x: float(law(x)) for x in range(-120, 121)}
-    delta = sum(
-        max(0.0, p - math.exp(epsilon) * density.get(x - gap, 0.0)) for x, p in density.items() if x - gap >= -120
-    )
-    assert delta <= 1e-5
 
 
 def test_resample_costs_nothing_and_reads_nothing() -> None:

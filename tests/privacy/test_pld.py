@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import special, stats
 
 from cadp.cinn.plan import MomentsPlan
 from cadp.errors import PrivacyError
+from cadp.privacy import losses, pld
 from cadp.privacy.accountant import calibrate_gaussian, curve, gaussian_epsilon_exact
 from cadp.privacy.events import (
     ZERO_OUT,
@@ -76,6 +78,44 @@ def test_the_bounds_enclose_something_and_the_curve_is_above(
     assert upper <= curve(ComposedEvent(tuple(events))).epsilon(delta)
 
 
+LAWS: dict[str, losses.Law] = {
+    "response": losses.Response(0.7),
+    "gaussian": losses.Gaussian(0.8),
+    "exchange": losses.Sampled(0.2, 0.9, "exchange"),
+    "remove": losses.Sampled(0.2, 0.9, "remove"),
+    "add": losses.Sampled(0.2, 0.9, "add"),
+}
+
+
+@pytest.mark.parametrize("z", [1.5, 6.0])
+@pytest.mark.parametrize("width", [0.03, 0.37])
+@pytest.mark.parametrize("name", LAWS)
+def test_a_grid_is_on_the_safe_side_at_every_epsilon(name: str, width: float, z: float) -> None:
+    # On a coarse grid, and cut where the tails still matter: what is beyond it counts against us above and below.
+    law = LAWS[name]
+    at = np.linspace(-4, 4, 161)
+    _, p_above, _, q_above, _ = law.masses(at)
+    exact = np.maximum(p_above - np.exp(at) * q_above, 0.0)
+    for upper in (True, False):
+        first, mass, infinite = losses.on_grid(law, width, z, upper)
+        lost = width * np.arange(first, first + len(mass))
+        found = infinite + np.sum(mass * np.maximum(-np.expm1(at[:, None] - lost), 0.0), axis=1)
+        if upper:
+            assert mass.sum() + infinite == pytest.approx(1, abs=1e-8)
+            assert np.all(found >= exact - 1e-14)
+            assert z < 3 or np.all(found <= exact + width)
+        else:
+            assert np.all(found <= exact + 1e-14)
+            assert z < 3 or np.all(found >= exact - 2 * width)
+
+
+def test_what_is_beyond_the_grid_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Cut at 3 standard deviations, an eighth of δ lies beyond: the figure must rise, not fall.
+    monkeypatch.setattr(pld.special, "ndtri", lambda _: -3.0)
+    upper = pld_epsilon([GaussianEvent(1.0)], 1e-2)
+    assert gaussian_epsilon_exact(1.0, 1e-2) < upper == pytest.approx(gaussian_epsilon_exact(1.0, 1e-2), rel=0.1)
+
+
 def test_fifty_gaussians_four_ways() -> None:
     # Δ = 1, σ = 10, δ = 1e-6 in all.
     pairs = 50 * gaussian_epsilon_exact(0.1, 1e-6 / 50)
@@ -92,7 +132,19 @@ def test_fifty_gaussians_four_ways() -> None:
 
 def test_the_known_figure_of_training_by_sampled_steps() -> None:
     # q = .04, σ = 1.5, 400 steps, δ = 1e-5: 2.64 zero-out and 4.79 replace-one on a grid of 1e-4, whose rounding up
-    # is worth .02. Between our own bounds there is .003.
+    # is worth 400 half cells, .02. Between our own bounds there is .003, and the other library joins us without it.
+    theirs = {
+        dots: oracle.from_gaussian_mechanism(
+            1.5, sampling_prob=0.04, value_discretization_interval=INTERVAL, use_connect_dots=dots
+        )
+        .self_compose(400)
+        .get_epsilon_for_delta(1e-5)
+        for dots in (False, True)
+    }
+    assert theirs[False] == pytest.approx(2.641, abs=1e-3)
+    assert pld_epsilon([SampledGaussianEvent(0.04, 1.5, 400, relation=ZERO_OUT)], 1e-5) == pytest.approx(
+        theirs[True], rel=1e-5
+    )
     for relation, known in ((ZERO_OUT, 2.64), ("replace-one", 4.79)):
         events = [SampledGaussianEvent(0.04, 1.5, 400, relation=relation)]
         upper, lower = pld_epsilon(events, 1e-5), pld_epsilon_lower(events, 1e-5)
@@ -286,6 +338,24 @@ def test_the_figure_covers_discrete_noise(steps: int) -> None:
         assert np.maximum(p - math.exp(epsilon) * q, 0.0).sum() / q.sum() <= delta
 
 
+def test_the_page_gives_these_figures() -> None:
+    page = " ".join((Path(__file__).resolve().parents[2] / "docs" / "privacy-promise.md").read_text().split())
+    fifty = GaussianEvent(0.1, 50)
+    assert f"{curve(fifty).epsilon(1e-6):.3f} as they are charged, and {pld_epsilon([fifty], 1e-6):.3f} by" in page
+    replaced = SampledGaussianEvent(0.04, 1.5, 400)
+    zeroed = SampledGaussianEvent(0.04, 1.5, 400, relation=ZERO_OUT)
+    losses = (
+        f"{pld_epsilon([replaced], 1e-5):.3f} is the loss replace-one and {pld_epsilon([zeroed], 1e-5):.3f} zero-out"
+    )
+    assert f"is charged {curve(replaced).epsilon(1e-5):.3f}, where {losses}" in page
+
+
+def test_discrete_noise_is_entered_as_less_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 / math.sqrt(1 - (SMOOTHING / NARROWEST) ** 2) <= pld._DISCRETE
+    monkeypatch.setattr(pld, "_DISCRETE", 1.1)
+    assert pld_epsilon([GaussianEvent(1.0)], 1e-6) >= gaussian_epsilon_exact(1.1, 1e-6)
+
+
 def test_ten_thousand_events_are_sorted_before_they_are_composed(monkeypatch: pytest.MonkeyPatch) -> None:
     transforms = []
     rfft = np.fft.rfft
@@ -293,3 +363,22 @@ def test_ten_thousand_events_are_sorted_before_they_are_composed(monkeypatch: py
     events = [GaussianEvent(0.001), PureEvent(0.001), SampledGaussianEvent(0.001, 2.0), DeltaEvent(1e-12)] * 2500
     assert 0 < pld_epsilon(events, 1e-6) < curve(ComposedEvent(tuple(events))).epsilon(1e-6)
     assert len(transforms) == 3
+
+
+def test_ten_thousand_different_events_are_taken_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    transforms = []
+    rfft = np.fft.rfft
+    monkeypatch.setattr(np.fft, "rfft", lambda *args: transforms.append(1) or rfft(*args))
+    pure = [0.001 + 1e-7 * i for i in range(10_000)]
+    upper = pld_epsilon([PureEvent(loss) for loss in pure], 1e-6)
+    assert len(transforms) <= 64
+    # Above fifty groups of two hundred, each at its smallest; below all at the largest.
+    assert pld_epsilon([PureEvent(pure[i], 200) for i in range(0, 10_000, 200)], 1e-6) < upper
+    assert upper < pld_epsilon([PureEvent(pure[-1], 10_000)], 1e-6)
+    # No loss is lowered, or forgotten, and nothing is taken in groups that need not be.
+    raised, lowered = (
+        [at for at, count in sorted(pld._grouped(dict.fromkeys(pure, 1), upper).items()) for _ in range(count)]
+        for upper in (True, False)
+    )
+    assert all(low <= own <= high for low, own, high in zip(lowered, pure, raised, strict=True))
+    assert pld._grouped({0.1: 3, 0.2: 1}, True) == {0.1: 3, 0.2: 1}

@@ -75,6 +75,42 @@ def test_the_coupling_behind_eta_holds_draw_by_draw(monkeypatch: pytest.MonkeyPa
             assert abs(margin) <= strip or implemented[i] == (margin >= 0)
 
 
+def wrong_sides(test: PrivUnit, k: int, gamma: float) -> tuple[int, int]:
+    """Of proposals at the very edge of hostile records' caps: how many real arithmetic decides, how many are wrong.
+
+    Decided are those beyond the share of the strip T that is arithmetic's, (8k + 32)·2⁻⁵³.
+    """
+    rng = np.random.default_rng(k)
+    records = np.concatenate([np.eye(1, k) * 1e308, np.full((1, k), 5e-324), rng.normal(size=(4, k)) * 1e-200])
+    z, unit = to_sphere(records), (8 * k + 32) * 2.0**-53
+    decided = wrong = 0
+    for row in z:
+        w = rng.normal(size=(48, k))
+        w -= np.outer(w @ row, row)
+        t = gamma + unit * np.resize([-40, -9, -3, -1, 0, 1, 3, 9, 40], 48)
+        x = t[:, None] * row + np.sqrt(1 - t * t)[:, None] * to_sphere(w)
+        x *= rng.chisquare(k, size=(48, 1)) ** 0.5
+        inside = test._in_cap(np.ascontiguousarray(x.T)[:, None, :], row[None])[0]
+        with mpmath.workprec(400):
+            length = mpmath.sqrt(mpmath.fsum(mpmath.mpf(v) ** 2 for v in row.tolist()))
+            for point, said in zip(x.tolist(), inside.tolist(), strict=True):
+                dot = mpmath.fsum(mpmath.mpf(a) * b for a, b in zip(point, row.tolist(), strict=True)) / length
+                margin = dot / mpmath.sqrt(mpmath.fsum(mpmath.mpf(a) ** 2 for a in point)) - gamma
+                if abs(margin) > unit:
+                    decided += 1
+                    wrong += said != (margin >= 0)
+    return decided, wrong
+
+
+@pytest.mark.parametrize(("k", "gamma"), [(2, 0.7), (3, 0.0), (4, 0.9), (16, 0.6), (64, 0.3)])
+def test_arithmetic_at_the_caps_edge_is_within_its_share_of_eta(k: int, gamma: float) -> None:
+    decided, wrong = wrong_sides(PrivUnit(k, gamma, 0.75), k, gamma)
+    assert decided > 150
+    assert wrong == 0
+    # The mutant: a threshold that is a millionth of a millionth off.
+    assert wrong_sides(PrivUnit(k, gamma + 1e-12, 0.75), k, gamma)[1] > 20
+
+
 def test_a_proposals_bits_do_not_tell_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     # Else an output could tell how many proposals were refused, which depends on the record: there is no pure ε then.
     for k, n in ((2, 1), (3, 7), (4, 16), (5, 33), (8, 1021)):
@@ -96,6 +132,11 @@ def test_the_coin_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (coin * 2**53).denominator == 1
     threshold = int(coin * 2**64)  # p is a binary fraction: exactly `threshold` of the 2^64 words are heads
     words = np.array([threshold - 1, threshold, 0, 2**64 - 1], dtype=np.uint64)
+    thrown, real = list[float](), noise.bernoulli_exact
+    with monkeypatch.context() as patch:
+        patch.setattr(noise, "bernoulli_exact", lambda p, size: thrown.append(p) or real(p, size))
+        mechanism.privatize(np.ones((3, 8)), np.ones(3, dtype=bool))
+    assert thrown == [mechanism.p]  # what is charged is what is thrown
     monkeypatch.setattr(noise, "random_bits64", lambda _: words)
     assert noise.bernoulli_exact(mechanism.p, 4).tolist() == [True, False, True, False]
 
@@ -137,6 +178,35 @@ def test_a_coin_without_eta_would_be_undercharged() -> None:
     assert math.log(p / (1 - p) * (1 - q) / q) < mechanism.event().epsilon - 1e-8  # η is charged
     one_up = PrivUnit(4, mechanism.gamma, math.nextafter(mechanism.p + 2**-50, 1))
     assert one_up.event().epsilon > 4.0  # p is the largest that fits, to within a few units of the last place
+
+
+def sought(mechanism: PrivUnit, n: int, monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Which directions a batch of n records makes proposals for, round by round."""
+    rounds, real = list[set[int]](), privunit._proposals
+
+    def watch(rows: np.ndarray, count: int, k: int) -> np.ndarray:
+        rounds.append(set(rows.tolist()))
+        return real(rows, count, k)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(privunit, "_proposals", watch)
+        out = mechanism.privatize(np.ones((n, mechanism.content_dims)), np.ones(n, dtype=bool))
+    assert out.shape == (n, mechanism.content_dims)
+    return rounds
+
+
+@pytest.mark.usefixtures("seeded")
+def test_no_batch_takes_the_time_of_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    mechanism = PrivUnit.plan(8.0, 8)
+    assert sought(mechanism, 0, monkeypatch) == []
+    for n in (1, 2, 63):
+        rounds = sought(mechanism, n, monkeypatch)
+        assert rounds[0] == set(range(64))
+        # The others, sought in the cap, go on when a record that is outside by its coin has been found at once.
+        assert any(max(rows) >= n for rows in rounds[1:])
+    assert len(sought(mechanism, 700, monkeypatch)[0]) == 512
+    monkeypatch.setattr(privunit, "_FEWEST", 1)  # the mutant: a batch of one record is one record's time
+    assert all(rows == {0} for rows in sought(mechanism, 1, monkeypatch))
 
 
 def test_the_plan_is_the_best_of_its_kind() -> None:

@@ -13,6 +13,7 @@ from cadp.errors import PrivacyError, VerificationFailed
 from cadp.privacy import plain_words
 from cadp.privacy.accountant import Curve, calibrate_gaussian, curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, DeltaEvent, Event, GaussianEvent, PureEvent
+from cadp.privacy.labels import AttributeResponse, ClassAttributes, LabelPlan, ResampledLabels, plan_response
 from cadp.privacy.mechanisms import plan_mechanism
 from cadp.privacy.plain_words import losses_in, losses_of, nats, scientific
 from cadp.privacy.shuffling import PREMISES, shuffled_epsilon
@@ -25,6 +26,7 @@ from cadp.privacy.statement import (
     statement_lines,
     verify_statement,
 )
+from cadp.privacy.units import per_unit
 
 PRIVUNIT = plan_mechanism("privunit", epsilon=4.0, delta=0.0, content_dims=8)
 MU = calibrate_gaussian(4.0, 1e-6)
@@ -266,6 +268,74 @@ def _restate(document: dict[str, Any], **changes: Any) -> None:
 def test_a_tampered_figure_for_shuffled_records_is_detected(name: str) -> None:
     document = hidden()
     SHUFFLED[name](document)
+    with pytest.raises(VerificationFailed):
+        verify_statement(document)
+
+
+RESPONSES: dict[str, LabelPlan] = {
+    "randomized-response": plan_response(0.5, 10),
+    "attributes": ClassAttributes(AttributeResponse.plan(0.5, 1), ("ill",), ((0,), (1,))),
+    "resample": ResampledLabels((1.0, 2.0)),
+}
+
+
+def answered(plan: LabelPlan) -> dict[str, Any]:
+    """A statement of records whose labels are private, of units with up to two."""
+    event = per_unit(ComposedEvent((plan.event(), RECORDS.event)), 2)
+    parameters = {**RECORDS.parameters, "labels": plan.parameters()}
+    paid = dataclasses.replace(RECORDS, event=event, zero_out_event=None, parameters=parameters)
+    charged = curve(TRAINING.event) + curve(event)
+    return build(
+        components=[TRAINING, paid, GATE],
+        populations=[dataclasses.replace(CLINIC, charged=charged, cumulative=charged, limit_epsilon=20.0), HOLDOUT],
+        circumstances=Circumstances(labels=plan.kind, label_parameters=plan.parameters(), model="dp"),
+    )
+
+
+LABEL_LIES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "less": lambda d: _labels(d).update(epsilon=0.1),
+    "less by little": lambda d: _labels(d).update(epsilon=d["label_release"]["epsilon"] - 1e-4),
+    "in one place": lambda d: d["label_release"].update(epsilon=0.1),
+    "nothing": lambda d: _labels(d).update(epsilon=0.0),
+    "another kind": lambda d: _labels(d).update(kind="public"),
+    "no event": lambda d: d["components"][1]["parameters"].pop("labels"),
+    "of one record": lambda d: d["populations"][0].update(max_records_per_unit=1),
+    "not a number": lambda d: _labels(d).update(epsilon=None),
+}
+
+
+def _labels(document: dict[str, Any]) -> dict[str, Any]:
+    """What is said of labels in both places, as one object, so that only their event can object."""
+    said = {key: value for key, value in document["label_release"].items() if key not in plain_words.LABELS["resample"]}
+    document["components"][1]["parameters"]["labels"] = said
+    changed: dict[str, Any] = _Both(document["label_release"], said)
+    return changed
+
+
+class _Both(dict[str, Any]):
+    """Two objects that are changed together."""
+
+    def __init__(self, *these: dict[str, Any]) -> None:
+        super().__init__()
+        self.these = these
+
+    def update(self, **changes: Any) -> None:  # type: ignore[override]
+        for one in self.these:
+            one.update(changes)
+
+
+@pytest.mark.parametrize("kind", RESPONSES)
+def test_the_loss_of_a_label_is_in_the_events(kind: str) -> None:
+    document = answered(RESPONSES[kind])
+    assert document["label_release"]["epsilon"] == pytest.approx(0.0 if kind == "resample" else 0.5, abs=1e-5)
+    verify_statement(document)
+
+
+@pytest.mark.parametrize("lie", LABEL_LIES)
+@pytest.mark.parametrize("kind", ["randomized-response", "attributes"])
+def test_another_loss_of_a_label_is_detected(kind: str, lie: str) -> None:
+    document = answered(RESPONSES[kind])
+    LABEL_LIES[lie](document)
     with pytest.raises(VerificationFailed):
         verify_statement(document)
 

@@ -2,7 +2,9 @@
 
 Those of databases are in tests/ledger/test_races.py, where weaker isolation is planted on both kinds and must fail:
 `test_with_weaker_isolation_the_race_fails_on_a_file` and `…_on_a_server`. Float noise, a clip of one radius and records
-that depend on their neighbours are planted in tests/privacy/test_mechanisms.py, too.
+that depend on their neighbours are planted in tests/privacy/test_mechanisms.py, too. A model trained without noise has
+no privacy record: tests/cinn/test_checkpoint.py refuses it. Labels in clear have to be declared: tests/test_spec.py. No
+record is dropped to fill a batch: tests/test_release.py counts them by class.
 """
 
 import ast
@@ -25,6 +27,7 @@ from cadp.privacy import noise
 from cadp.privacy.accountant import calibrate_gaussian, curve, gaussian_epsilon_exact
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event, GaussianEvent, PureEvent, SampledGaussianEvent
 from cadp.privacy.lattice import clip_l2, to_lattice
+from cadp.privacy.legacy import Legacy
 from cadp.privacy.mechanisms import plan_mechanism
 from cadp.privacy.pld import pld_epsilon
 
@@ -158,6 +161,61 @@ def test_a_clip_of_the_whole_batch_lets_others_move_a_record() -> None:
     assert np.any(clip_l2(crowd, 1.0) != clip_l2(other, 1.0), axis=1).sum() == 1
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "laplace", "privunit"])
+def test_less_epsilon_is_more_noise(kind: str) -> None:
+    # The trap: noise of one scale whatever ε is asked for, so that a smaller ε is a label.
+    assert {Legacy.plan(epsilon, 4).scale for epsilon in (0.1, 1.0, 8.0)} == {0.5}
+    plans = [plan_mechanism(kind, epsilon=epsilon, delta=1e-6, content_dims=4) for epsilon in (0.1, 1.0, 8.0)]
+    carried = [plan.expected_cosine() for plan in plans]
+    assert carried[0] < 0.3 * carried[1] < 0.3 * carried[2]
+    losses = [curve(plan.event()).epsilon(1e-6) for plan in plans]
+    assert losses == pytest.approx([0.1, 1.0, 8.0], rel=0.01)
+
+
+def test_a_delta_of_one_is_no_privacy() -> None:
+    # The trap: at δ = 1 every mechanism is private, at any ε.
+    assert gaussian_delta(1e3, 0.0) <= 1
+    for use in (
+        lambda: plan_mechanism("gaussian", epsilon=1.0, delta=1.0, content_dims=4),
+        lambda: curve(GaussianEvent(1e3)).epsilon(1.0),
+        lambda: calibrate_gaussian(1.0, 1.0),
+        lambda: pld_epsilon([GaussianEvent(1e3)], 1.0),
+        lambda: gaussian_epsilon_exact(1e3, 1.0),
+    ):
+        with pytest.raises(PrivacyError, match="delta is 1"):
+            use()
+
+
+def test_a_figure_of_the_originals_beside_a_release_tells_of_one() -> None:
+    # The trap: the distance from what was released to the closest original, printed as it is. With the target among
+    # the originals it is one number, without it another, however noisy the release: the loss is infinite.
+    rng = np.random.default_rng(3)
+    released, others, target = rng.normal(size=(5, 8)), rng.normal(size=(50, 8)) + 9, rng.normal(size=8)
+
+    def closest(originals: np.ndarray) -> float:
+        return float(np.linalg.norm(released[:, None] - originals, axis=2).min())
+
+    assert closest(np.vstack([others, target])) != closest(np.vstack([others, target + 9]))
+    # Ours: what writes the public documents, and what scores released records, cannot open an original.
+    rooms = ("cadp.sources", "cadp.steps", "cadp.cinn", "cadp.ledger")
+    for room in ("publish", "utility"):
+        modules = [ast.parse(path.read_text()) for path in sorted((PACKAGE / room).rglob("*.py"))]
+        named = {
+            name
+            for module in modules
+            for node in ast.walk(module)
+            for name in (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
+        }
+        assert len(modules) > 3
+        assert not [name for name in named if name.startswith(rooms)]
+
+
 def test_a_sampling_rate_is_what_the_sampler_does() -> None:
     # One over the number of batches is right only if batches are drawn by Poisson coins of that rate: a loader whose
     # own sampler draws a tenth of 1,000 units each time, listed as 100 batches, would be charged at a tenth of its q.
@@ -193,8 +251,9 @@ def test_float_noise_is_capped_and_ours_is_not(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("package", ["privacy", "cinn", "utility"])
 def test_no_float_sampler_stands_in_a_private_path(package: str) -> None:
-    # What is drawn with a generator is public: adversarial records of the audit, and training on released records.
-    public = {"privacy/audit", "utility/classifier.py"}
+    # What is drawn with a generator is public: adversarial records of the audit, training on released records, and what
+    # a model, which is charged, says of itself.
+    public = {"privacy/audit", "utility/classifier.py", "cinn/likelihood.py"}
     forbidden = ("torch.distributions", "random.normal", "random.laplace", "np.random", "torch.randn", "torch.normal")
     seen = 0
     for path in sorted((PACKAGE / package).rglob("*.py")):

@@ -1,6 +1,7 @@
 """The audit of what a release really runs: silent about the code as it is, loud about planted flaws, and free."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,23 +15,28 @@ from cadp.cinn.network import ConditionalFlow
 from cadp.cinn.plan import MomentsPlan
 from cadp.errors import CadpError, VerificationFailed
 from cadp.privacy.audit.path import CodePath, InjectedFault, Output, path_checks
-from cadp.privacy.audit.run import audit
+from cadp.privacy.audit.run import Variant, audit
 from cadp.privacy.audit.verdict import Audit
 from cadp.privacy.audit.worst_case import worst_pair
+from cadp.privacy.labels import LabelPlan, ResampledLabels, plan_response
 from cadp.privacy.mechanisms import Laplace, Mechanism, PrivUnit, plan_mechanism
+from cadp.publish.sign import load_public, public_path
+from cadp.publish.verify import verify
 from cadp.records import Batch, Released
 from cadp.reporter import Silent
+from cadp.show.audit import audit_rows
 from cadp.steps import audit as step
 from cadp.steps import privatize
-from cadp.steps.audit import AUDIT_KEY, audit_release, code_path, kept_audit, synthetic_flow
-from cadp.steps.publish import published_facts
-from cadp.store import Store
+from cadp.steps.audit import AUDIT, AUDITS, audit_release, code_path, kept_audit, synthetic_flow
+from cadp.steps.publish import published_facts, signing_key_path
+from cadp.store import Store, StoredObject
 from tests.command import Command
 from tests.small_release import Place
 
 Floats = NDArray[np.float64]
 KINDS = ("privunit", "gaussian", "laplace", "resample")
 DELTA = 1e-6
+Records = list[Released]
 
 
 @pytest.fixture(autouse=True)
@@ -84,48 +90,63 @@ class Path:
     def __init__(self, flow: ConditionalFlow) -> None:
         self.flow = flow
 
-    def label_leak_scale(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def label_leak_scale(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """One class gets a quarter of the noise."""
         quiet = dataclasses.replace(mechanism, scale=mechanism.scale / 4)  # type: ignore[type-var, attr-defined]
-        out = privatize_batch(flow, mechanism, batch)
+        out = privatize_batch(flow, mechanism, batch, *labels)
         for i in np.flatnonzero(batch.labels == 1):
-            out[i] = privatize_batch(flow, quiet, _rows(batch, i))[0]
+            out[i] = privatize_batch(flow, quiet, _rows(batch, i), *labels)[0]
         return out
 
-    def label_leak_pixel(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def label_leak_pixel(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """The corner pixel shows a bit of the record."""
-        out = privatize_batch(flow, mechanism, batch)
+        out = privatize_batch(flow, mechanism, batch, *labels)
         bit = (batch.images.reshape(len(batch), -1).mean(axis=1) > 100).astype(int)
         images = flow.decode_images(flow.encode_images(_images(out, batch), batch.labels), batch.labels)
         images[:, 0, 0, 0] = np.where(bit, 255, 0)
         return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
 
-    def no_noise_on_retry(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def no_noise_on_retry(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """A fault is caught, and what is released then never met the mechanism."""
         try:
-            return privatize_batch(flow, mechanism, batch)
+            return privatize_batch(flow, mechanism, batch, *labels)
         except OSError:
             images = flow.decode_images(flow.encode_images(batch.images, batch.labels), batch.labels)
-            labels = batch.labels.tolist()
-            return [Released(os.urandom(16), y, privatize.encode_png(x)) for x, y in zip(images, labels, strict=True)]
+            own = batch.labels.tolist()
+            return [Released(os.urandom(16), y, privatize.encode_png(x)) for x, y in zip(images, own, strict=True)]
 
-    def neighbour(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def neighbour(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """Brightness is normalised over the batch."""
         bright = batch.images.astype(float) * (100 / max(batch.images.mean(), 1.0))
-        return privatize_batch(flow, mechanism, dataclasses.replace(batch, images=bright.clip(0, 255).astype(np.uint8)))
+        bright_batch = dataclasses.replace(batch, images=bright.clip(0, 255).astype(np.uint8))
+        return privatize_batch(flow, mechanism, bright_batch, *labels)
 
-    def same_names(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def same_names(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """A record's public name is its place."""
-        out = privatize_batch(flow, mechanism, batch)
+        out = privatize_batch(flow, mechanism, batch, *labels)
         return [dataclasses.replace(record, id=i.to_bytes(16)) for i, record in enumerate(out)]
 
-    def refused_as_valid(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def refused_as_valid(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """Refused records are privatized like the others."""
-        return privatize_batch(flow, mechanism, dataclasses.replace(batch, valid=np.ones_like(batch.valid)))
+        return privatize_batch(flow, mechanism, dataclasses.replace(batch, valid=np.ones_like(batch.valid)), *labels)
 
-    def best_of_two(self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def best_of_two(
+        self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
+    ) -> list[Released]:
         """Of two draws the one nearer to the record is released."""
-        tries = [privatize_batch(flow, mechanism, batch) for _ in range(2)]
+        tries = [privatize_batch(flow, mechanism, batch, *labels) for _ in range(2)]
         far = [np.abs(_images(t, batch).astype(int) - batch.images).sum(axis=(1, 2, 3)) for t in tries]
         return [a if x <= y else b for a, b, x, y in zip(*tries, *far, strict=True)]
 
@@ -163,11 +184,11 @@ def test_planted_flaws_around_the_mechanism(
 
 
 def test_a_retry_with_fresh_noise_is_no_flaw(flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stubborn(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
+    def stubborn(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan) -> list[Released]:
         try:
-            return privatize_batch(flow, mechanism, batch)
+            return privatize_batch(flow, mechanism, batch, *labels)
         except InjectedFault:
-            return privatize_batch(flow, mechanism, batch)
+            return privatize_batch(flow, mechanism, batch, *labels)
 
     monkeypatch.setattr(step, "privatize_batch", stubborn)
     assert all(check.held for check in path_checks(code_path(flow), planned("laplace")))
@@ -209,8 +230,8 @@ def test_trials_alone_refute_a_missing_clip_and_a_stuck_scale(path: CodePath, mo
 
 
 def test_trials_alone_refute_a_leak_in_one_pixel(flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stamped(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch) -> list[Released]:
-        out = privatize_batch(flow, mechanism, batch)
+    def stamped(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan) -> list[Released]:
+        out = privatize_batch(flow, mechanism, batch, *labels)
         images = _images(out, batch)
         images[:, 0, 0, 0] = batch.images[:, 0, 0, 0]
         return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
@@ -229,19 +250,46 @@ def test_an_audit_reads_nothing_private_and_charges_nothing(place: Place, cadp: 
     told = json.loads(done.out)
     assert told["schema"] == 1
     assert told["verdict"] == "not refuted at 300 trials"
-    assert [row["planned"] for row in told["settings"]] == [True, False, False, False]
-    assert [round(row["epsilon"], 3) for row in told["settings"]] == [8.0, 0.5, 1.0, 2.0]
+    parts = ["records"] * 4 + ["train"] * 2 + ["gate"]
+    assert [row["part"] for row in told["settings"]] == parts
+    assert [row["planned"] for row in told["settings"]] == [True, False, False, False, True, False, True]
+    assert [round(row["epsilon"], 3) for row in told["settings"]] == [8.0, 0.5, 1.0, 2.0, 30.0, 1.0, 1.0]
     assert {m["layer"] for row in told["settings"] for m in row["measured"]} == {"black box", "one run"}
     assert all(m["epsilon_lower_bound"] <= m["ceiling"] for row in told["settings"] for m in row["measured"])
     assert all(check["held"] for row in told["settings"] for check in row["exact"])
-    assert json.loads((place.private / AUDIT_KEY).read_text()) == told
+    wrong = [1 - measure["confidence"] for row in told["settings"] for measure in row["measured"]]
+    assert len(wrong) == 13
+    assert sum(wrong) <= 1 - told["confidence"] + 2e-5  # Bonferroni, over everything that is looked at
+    (kept,) = (place.private / AUDITS).iterdir()
+    assert AUDIT.fullmatch(AUDITS + kept.name)
+    assert json.loads(kept.read_text()) == told
     assert not (place.settings.home / "ledger.db").exists()
-    assert [file for file in place.private.rglob("*") if file.is_file()] == [place.private / AUDIT_KEY]
+    assert [file for file in place.private.rglob("*") if file.is_file()] == [kept]
     said = cadp(place, "audit", place.spec, "--trials", "40")
     text = " ".join(said.out.split())
-    assert "not refuted at 40 trials" in text
+    assert "not refuted at 300 trials" in text  # the one with more trials counts
     assert "verified" not in text
-    assert json.loads((place.private / AUDIT_KEY).read_text())["trials"] == 40  # the later audit counts
+    assert [file for file in place.private.rglob("*") if file.is_file()] == [kept]
+
+
+def test_each_line_says_what_it_bounds(place: Place, cadp: Command) -> None:
+    document = audit_release(place.spec, place.settings, Silent(), trials=40)
+    row = audit_rows(document)[1]
+    assert row == {
+        "part": "records",
+        "mechanism": "privunit",
+        "charged ε": "8",
+        "layer": "black box",
+        "ε at least": row["ε at least"],
+        "trials": "40",
+        "confidence": "99.923%",
+        "ceiling": row["ceiling"],
+        "found": row["found"],
+    }
+    for setting in document["settings"]:
+        setting["charged"] = False
+    assert "nominal ε" in audit_rows(document)[0]
+    assert "charged ε" not in audit_rows(document)[0]
 
 
 def test_a_refuted_audit_fails_and_stays(place: Place, cadp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,20 +304,71 @@ def test_a_refuted_audit_fails_and_stays(place: Place, cadp: Command, monkeypatc
     assert not (place.public / "claim.json").exists()
 
 
-def test_a_release_says_what_its_audit_found(place: Place) -> None:
+def test_a_release_audits_itself_before_its_gate_is_charged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.open_budget()
+    with monkeypatch.context() as patch:  # the flaw is in the code that the audit runs, as it would be in both
+        patch.setattr(step, "privatize_batch", Path(None).same_names)  # type: ignore[arg-type]
+        with pytest.raises(VerificationFailed, match="128-bit names"):
+            place.release()
+    job = place.job()
+    assert job.find_charge("records") is not None
+    assert job.find_charge("gate") is None
+    assert not (place.public / "claim.json").exists()
+    with pytest.raises(VerificationFailed, match="plan a new version"):  # and trying again does not help
+        place.release()
+    assert place.job().find_charge("gate") is None
+
+
+def test_a_release_carries_its_audit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.open_budget()
+    put = Store.put
+
+    def dies(self: Store, key: str, data: bytes) -> StoredObject:
+        if key == "manifest.json":
+            raise KeyboardInterrupt
+        return put(self, key, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "put", dies)
+        place.release()
+    first = (place.public / "audit.json").read_bytes()
+    audit_release(place.spec, place.settings, Silent(), trials=60)  # more trials, but the release has begun
+    job = place.release()
+    assert (place.public / "audit.json").read_bytes() == first
+    told, said = json.loads(first), json.loads((place.public / "statement.json").read_text())["audit"]
+    assert told["records"] == "synthetic pairs only"
+    assert told["trials"] == said["trials"] == 40
+    assert {name: said[name] for name in ("epsilon_lower_bound", "ceiling", "verdict")} == {
+        name: told[name] for name in ("epsilon_lower_bound", "ceiling", "verdict")
+    }
+    listed = {
+        file["path"]: file["sha256"] for file in json.loads((place.public / "manifest.json").read_text())["files"]
+    }
+    assert listed["audit.json"] == hashlib.sha256(first).hexdigest()
+    assert f"{listed['audit.json']}  audit.json" in (place.public / "SHA256SUMS").read_text()
+    assert verify(str(place.public), [load_public(public_path(signing_key_path(place.settings)))]).files
+    assert "did not refute it at 40 trials" in published_facts(job).statement_lines[4]
+    (place.public / "audit.json").write_bytes(first.replace(b"not refuted", b"it is safe!"))
+    with pytest.raises(VerificationFailed, match=r"audit\.json"):
+        verify(str(place.public), [load_public(public_path(signing_key_path(place.settings)))])
+
+
+def test_an_audit_by_hand_is_the_one_that_is_kept(place: Place) -> None:
     place.open_budget()
     audit_release(place.spec, place.settings, Silent(), trials=100)
-    job = place.release()
+    place.release()
     said = json.loads((place.public / "statement.json").read_text())["audit"]
     assert said["run"] is True
     assert said["trials"] == 100
     assert said["verdict"] == "not refuted at 100 trials"
-    assert {(row["layer"], round(row["epsilon"], 1)) for row in said["measured"]} >= {
-        ("one run", 8.0),
-        ("black box", 0.5),
+    assert {(row["part"], row["layer"], round(row["epsilon"], 1)) for row in said["measured"]} >= {
+        ("records", "one run", 8.0),
+        ("records", "black box", 0.5),
+        ("train", "black box", 30.0),
+        ("gate", "black box", 1.0),
     }
-    assert "did not refute it at 100 trials" in published_facts(job).statement_lines[4]
     assert "problems" not in said
+    assert len(list((place.private / AUDITS).iterdir())) == 1
 
 
 def test_an_audit_of_other_code_is_not_this_releases(place: Place) -> None:
@@ -304,3 +403,69 @@ def test_an_output_that_is_no_image_of_the_code_is_found(path: CodePath) -> None
 
     checks = path_checks(dataclasses.replace(path, release=cropped), planned("laplace"))
     assert not checks[0].held
+
+
+LABELS = [plan_response(2.0, 3), ResampledLabels((1, 2, 3))]
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=["response", "resample"])
+def test_private_labels_go_through_the_path_too(path: CodePath, labels: LabelPlan) -> None:
+    smaller = Variant(planned("laplace", 1.0), labels)
+    found = audit(path, planned("laplace"), (smaller,), labels=labels, delta=DELTA, trials=1000)
+    assert found.problems() == []
+    both, other, alone = found.settings
+    assert [setting.part for setting in found.settings] == ["records", "records", "labels"]
+    losses = {"randomized-response": 2.0, "resample": 0.0}
+    assert alone.claim.epsilon == pytest.approx(losses[labels.kind], abs=1e-5)
+    assert both.claim.epsilon == pytest.approx(4 + losses[labels.kind], abs=1e-5)
+    assert other.claim.epsilon == pytest.approx(1 + losses[labels.kind], abs=1e-5)
+    if labels.kind == "randomized-response":
+        assert max(measure.lower_bound for measure in alone.measures) > 1.2
+        assert max(measure.lower_bound for measure in other.measures) > 1.5  # more than the label alone could lose
+
+
+def true_label_released(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, plan: LabelPlan) -> Records:
+    out = privatize_batch(flow, mechanism, batch, plan)
+    return [dataclasses.replace(r, label=int(y)) if y == 1 else r for r, y in zip(out, batch.labels, strict=True)]
+
+
+def decoded_with_the_true_label(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, plan: LabelPlan) -> Records:
+    codes = mechanism.privatize(flow.encode_images(batch.images, batch.labels), batch.valid)
+    released, images = plan.release(batch.labels, batch.valid), flow.decode_images(codes, batch.labels)
+    return [Released(os.urandom(16), int(y), privatize.encode_png(x)) for x, y in zip(images, released, strict=True)]
+
+
+def label_in_a_pixel(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, plan: LabelPlan) -> Records:
+    out = privatize_batch(flow, mechanism, batch, plan)
+    images = _images(out, batch)
+    images[:, 0, 0, 0] = 100 * batch.labels
+    return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=["response", "resample"])
+@pytest.mark.parametrize(
+    "flaw", [true_label_released, decoded_with_the_true_label, label_in_a_pixel], ids=lambda flaw: flaw.__name__
+)
+def test_label_leaks_are_found_by_the_checks_and_by_trials_alone(
+    flaw: Callable[..., Records], labels: LabelPlan, flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "privatize_batch", flaw)
+    leaky = code_path(flow)
+    checks = {check.name: check for check in path_checks(leaky, planned("laplace"), labels)}
+    assert not checks["path"].held, checks
+    if flaw is label_in_a_pixel:  # the two records of the trials are of the first class and the last
+        found = audit(leaky, planned("resample"), (), labels=labels, delta=DELTA, trials=1000)
+        assert statistical(found)
+
+
+def test_labels_of_an_attempt_that_failed_are_not_released_twice(
+    flow: ConditionalFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, plan: LabelPlan) -> Records:
+        plan.release(batch.labels, batch.valid)  # drawn, and perhaps written down
+        return privatize_batch(flow, mechanism, batch, plan)
+
+    monkeypatch.setattr(step, "privatize_batch", careless)
+    checks = path_checks(code_path(flow), planned("laplace"), LABELS[0])
+    assert not checks[0].held
+    assert "more than once" in checks[0].detail

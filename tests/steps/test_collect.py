@@ -19,6 +19,7 @@ from cadp.publish.verify import verify
 from cadp.release import STEPS, run_release, run_step, summary
 from cadp.reporter import Silent
 from cadp.steps import retention
+from cadp.steps.audit import AUDIT
 from cadp.steps.collect import BURNED, EXPIRED, LOSERS, MODELS, SCRATCH, UNFINISHED, Collected, collect
 from cadp.steps.job import Job
 from cadp.steps.privatize import PrivatizeStep
@@ -34,6 +35,7 @@ from tests.steps.test_scratch import LEAVE
 from tests.steps.test_zombie import tree
 
 KEPT = {
+    "audits/",
     "plan.json",
     "published/context.json",
     "validation/verdict.json",
@@ -93,7 +95,7 @@ def test_collected_at_every_moment_a_release_is_the_same(
     if bytes_before:
         changed = {name for name, digest in tree(place.public).items() if bytes_before.get(name) != digest}
         assert changed == set()
-    assert set(tree(place.private)) == KEPT
+    assert {AUDIT.sub("audits/", key) for key in tree(place.private)} == KEPT
     assert models(place) == []
     assert summary(place.job()).accuracy
 
@@ -145,7 +147,7 @@ def test_collected_after_a_kill_a_release_is_completed(restore: Restore, point: 
         collect(place.settings, days=0)
     assert public.items() <= tree(place.public).items()
     check_public(place)
-    assert set(tree(place.private)) == KEPT
+    assert {AUDIT.sub("audits/", key) for key in tree(place.private)} == KEPT
     assert models(place) == []
 
 
@@ -276,7 +278,7 @@ def test_intermediates_of_a_published_release_expire(
     # 2 runs with sidecars, 5 shards, facts, rejects; 4 sealed runs with sidecars; 4 intervals in place.
     assert found(collected) == {EXPIRED: 11 + 8 + 4, MODELS: 2}
     assert collected.unknown == collected.notes == []
-    assert set(tree(place.private)) == KEPT
+    assert {AUDIT.sub("audits/", key) for key in tree(place.private)} == KEPT
     assert models(place) == []
     assert found(collect(place.settings)) == {}
 
@@ -286,7 +288,7 @@ def test_intermediates_of_a_published_release_expire(
         assert done.code == 0, done.err
     assert tree(place.public) == before
     assert charges(place) == made
-    assert set(tree(place.private)) == KEPT
+    assert {AUDIT.sub("audits/", key) for key in tree(place.private)} == KEPT
     assert cadp(place, "verify", place.public).code == 0
     now = tree(home)
     # The secrets, the keys, the ledger and its anchors: nothing of them was deleted, nor the public release.
@@ -401,7 +403,7 @@ def test_several_at_once(restore: Restore) -> None:
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert set(tree(place.private)) == KEPT
+    assert {AUDIT.sub("audits/", key) for key in tree(place.private)} == KEPT
     assert models(place) == []
     check_public(place)
 
@@ -424,7 +426,7 @@ def test_the_command(restore: Restore, cadp: Command) -> None:
     assert facts["unknown"] == [f"file://{place.private}/mine.txt"]
     assert tree(place.private) == private
     assert "deleted" in cadp(place, "gc", "--older-than", "0").out
-    assert set(tree(place.private)) == {*KEPT, "mine.txt"}
+    assert {AUDIT.sub("audits/", key) for key in tree(place.private)} == {*KEPT, "mine.txt"}
     cadp(place, "gc", settings={"CADP_RETENTION_DAYS": "-1"}).refused(2, "retention_days", "'-1'")
 
 
@@ -456,7 +458,8 @@ def test_between_buckets(place: Place, cadp: Command, seaweedfs: S3Server) -> No
     collected = json.loads(cadp(place, "gc", "--json", "--older-than", 0, settings=zones).out)
     assert (collected["kinds"][EXPIRED]["objects"], collected["kinds"][MODELS]["objects"]) == (23, 2)
     assert collected["unknown"] == collected["notes"] == []
-    kept = {key.removeprefix("releases/shapes/1.0.0/") for key, _ in private.list()}
+    names = (key.removeprefix("releases/shapes/1.0.0/") for key, _ in private.list())
+    kept = {AUDIT.sub("audits/", name) for name in names}
     assert kept == {*KEPT, "secrets/of-somebody"}
     assert cadp(place, "release", place.spec, settings=zones).out == said
     assert cadp(place, "verify", f"{public_url}/shapes/1.0.0", settings=zones).code == 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,14 @@ from cadp.errors import SpecError
 from cadp.privacy.accountant import curve
 from cadp.privacy.additive import Laplace
 from cadp.privacy.events import ComposedEvent, PureEvent
-from cadp.privacy.labels import LabelPlan, ResampledLabels, plan_response, plausible_counts
+from cadp.privacy.labels import (
+    AttributeResponse,
+    ClassAttributes,
+    LabelPlan,
+    ResampledLabels,
+    plan_response,
+    plausible_counts,
+)
 from cadp.records import Batch, Released
 from cadp.shards import decode_png
 from cadp.show import plan_view
@@ -27,12 +35,19 @@ from tests.command import Command, charges
 from tests.small_release import RECORDS, Place
 
 RESPONSE, RESAMPLE = "{randomized-response: {epsilon: 2}}", "{resample: {weights: [1, 2, 3]}}"
+# Four classes are the combinations of two attributes; the source has no record of the fourth.
+ATTRIBUTES = (
+    "{randomized-response: {epsilon: 2, attributes: "
+    "[{name: round, classes: [disc, ring]}, {name: crossed, classes: [cross, ring], share: 3}]}}"
+)
 SHAPE = (8, 8, 1)
 
 
 def with_labels(place: Place, labels: str) -> None:
     text = place.spec.read_text()
     assert "labels: public" in text
+    if labels == ATTRIBUTES:
+        text = text.replace("[disc, bar, cross]", "[disc, bar, cross, ring]")
     place.spec.write_text(text.replace("labels: public", f"labels: {labels}"))
 
 
@@ -44,7 +59,9 @@ def released(place: Place) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("labels", [RESPONSE, RESAMPLE], ids=["randomized-response", "resample"])
+@pytest.mark.parametrize(
+    "labels", [RESPONSE, ATTRIBUTES, RESAMPLE], ids=["randomized-response", "attributes", "resample"]
+)
 def test_a_release_with_private_labels(
     place: Place, cadp: Command, labels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,25 +78,27 @@ def test_a_release_with_private_labels(
     plan = place.job().plan
     done = cadp(place, "release", place.spec)
     assert done.code == 0, done.err
-    assert given == [(None, RECORDS)]  # the true counts went nowhere near the fit
+    # The true counts went nowhere near the fit; the other ones are the audit's, on synthetic records.
+    assert given[0] == (None, RECORDS)
+    assert {counts is None for counts, _ in given} == {True}
     assert cadp(place, "verify", place.public).code == 0
 
     event = {charge.key: charge.event for charge in charges(place)}["shapes/1.0.0/records"]
     assert event == ComposedEvent((plan.labels.event(), plan.mechanism.event()))
-    asked = 10 if labels == RESPONSE else 8
+    asked = 8 if labels == RESAMPLE else 10
     assert curve(event).epsilon(0.0) == pytest.approx(asked, abs=1e-4)
     assert curve(event).epsilon(0.0) <= asked
 
     said = json.loads((place.public / "statement.json").read_text())
     assert said["labels"] == plan.labels.kind
-    assert plan.labels.parameters().items() <= said["label_release"].items()
+    assert json.loads(json.dumps(plan.labels.parameters())).items() <= said["label_release"].items()
     assert said["components"][1]["parameters"]["labels"] == plan.labels.parameters()
     assert plan.labels.words() in said["lines"][2]
     assert "the label of every record" not in " ".join(said["unprotected"])
     assert said["components"][0]["parameters"]["queries"][0]["name"] == "class counts"
     assert json.loads((place.private / "published" / "context.json").read_text())["class_sizes"] is None
 
-    counts = np.bincount(released(place), minlength=3)
+    counts = np.bincount(released(place), minlength=len(plan.facts.classes))
     ranges = plausible_counts(plan.labels, RECORDS)
     assert ranges is not None
     assert all(low <= count <= high for count, (low, high) in zip(counts, ranges, strict=True))
@@ -116,11 +135,11 @@ def forgetful(flow: Any, mechanism: Any, batch: Batch, labels: Any = None) -> li
 
 def wrong(release: Callable[..., list[Released]], plan: LabelPlan) -> int:
     """How many records are not what their noisy latent and their released label give, or show another label."""
-    flow = random_flow(SHAPE, classes=3)
+    flow = random_flow(SHAPE, classes=4)
     rng = np.random.default_rng(4)
     n = 60
     batch = Batch(
-        rng.integers(0, 256, (n, *SHAPE), dtype=np.uint8), np.arange(n, dtype=np.int64) % 3, np.arange(n) % 7 != 3
+        rng.integers(0, 256, (n, *SHAPE), dtype=np.uint8), np.arange(n, dtype=np.int64) % 4, np.arange(n) % 7 != 3
     )
     encoded_with: list[Any] = []
     codes: list[Any] = []
@@ -150,7 +169,14 @@ def wrong(release: Callable[..., list[Released]], plan: LabelPlan) -> int:
     )
 
 
-@pytest.mark.parametrize("plan", [plan_response(1.0, 3), ResampledLabels((1.0, 2.0, 3.0))], ids=lambda plan: plan.kind)
+BY_ATTRIBUTE = ClassAttributes(AttributeResponse.plan(1.0, 2), ("a", "b"), ((0, 0), (1, 0), (0, 1), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [plan_response(1.0, 4), BY_ATTRIBUTE, ResampledLabels((1.0, 2.0, 3.0, 1.0))],
+    ids=["randomized-response", "attributes", "resample"],
+)
 def test_records_are_decoded_and_published_with_the_released_label(plan: LabelPlan) -> None:
     assert wrong(privatize_batch, plan) == 0
     for mutant in (own_labels, true_labels, forgetful):
@@ -190,6 +216,44 @@ def test_a_plan_says_what_labels_cost(place: Place) -> None:
     label = view.plan.parts()[1].event.events[0]  # type: ignore[attr-defined]
     assert isinstance(label, PureEvent)
     assert view.to_json()["plan"]["labels"]["epsilon"] == label.epsilon
+
+
+def test_a_plan_says_what_each_attribute_is_kept_with(place: Place) -> None:
+    with_labels(place, ATTRIBUTES)
+    view = plan_view(place.spec, place.settings)
+    labels = view.plan.labels
+    assert isinstance(labels, ClassAttributes)
+    assert (labels.names, labels.vectors) == (("round", "crossed"), ((1, 0), (0, 0), (0, 1), (1, 1)))
+    # ε = 2 in shares of 1 and 3.
+    kept = [math.exp(part) / (1 + math.exp(part)) for part in (0.5, 1.5)]
+    assert labels.response.keeps == pytest.approx(kept, rel=1e-5)
+    said = f"round kept with probability {kept[0]:.3f}, crossed kept with probability {kept[1]:.3f}, together ε = 2 "
+    assert any(said in line for line in view.lines)
+    row = next(row for row in view.rows if row["step"] == "privatize")
+    assert row["ε"] == "10"
+    assert row["mechanism"].endswith("labels by randomized response on each of round, crossed")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("ring]}, ", "disk]}, "), "names disk: no such class"),
+        (("[disc, ring]", "[disc, bar, ring]"), "each must be exactly 1 of the classes"),
+        ((", ring]\n", "]\n"), "names ring: no such class"),
+        (("name: crossed", "name: round"), "names of their own"),
+    ],
+    ids=["no class", "a combination twice", "a combination missing", "one name"],
+)
+def test_attributes_that_classes_do_not_combine_are_refused(
+    place: Place, change: tuple[str, str], says: str, cadp: Command
+) -> None:
+    with_labels(place, ATTRIBUTES)
+    text = place.spec.read_text()
+    assert change[0] in text
+    place.spec.write_text(text.replace(*change))
+    with pytest.raises(SpecError, match=says):
+        plan_view(place.spec, place.settings)
+    cadp(place, "plan", place.spec).refused(2, says)
 
 
 def test_spend_covers_the_labels(place: Place) -> None:

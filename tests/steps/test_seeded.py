@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 import cadp
+from cadp.errors import PrivacyError
 from cadp.privacy.seeded import SEEDED
+from cadp.release import STEPS, run_step
+from cadp.reporter import Silent
 from cadp.settings import Settings
 from cadp.spec import ReleaseSpec
-from tests.command import Command, public_files
+from cadp.steps import privatize
+from cadp.steps.stamps import require_no_stamp, stamp_of
+from tests.command import Command, charges, public_files
 from tests.needles import Needles
 from tests.small_release import Place
 
@@ -100,7 +105,9 @@ def test_everything_is_stamped(run: tuple[Place, dict[str, Any]]) -> None:
     assert said["is_seeded"]
     assert len(said["seals"]) == 5  # the model and four ranges
     assert {facts["stamp"] for facts in said["seals"]} == {SEEDED}
-    assert {said["answer"], said["model"]["stamp"], said["guarantee"]} == {SEEDED}
+    assert len(said["charges"]) == 3
+    assert {parameters["stamp"] for parameters in said["charges"]} == {SEEDED}
+    assert {said["answer"], said["model"]["stamp"], said["verdict"]["stamp"], said["guarantee"]} == {SEEDED}
     assert said["promise"].startswith("NOT PRIVATE")
 
 
@@ -128,3 +135,35 @@ def test_no_other_process_loads_or_publishes_it(run: tuple[Place, dict[str, Any]
     cadp(place, "privatize", place.spec).refused(1, "NOT PRIVATE", "train the model again")
     cadp(place, "release", place.spec).refused(1, "NOT PRIVATE")
     assert public_files(place) == []
+
+
+def test_neither_mode_goes_on_with_what_the_other_began(place: Place, cadp: Command) -> None:
+    place.open_budget()
+    job = place.job()
+    for step in STEPS[:2]:
+        run_step(step, job, Silent())
+    tried = python("-m", "tests.steps.seeded_release", str(place.folder), str(SEED), "train", "privatize", timeout=300)
+    refused = json.loads(tried.splitlines()[-1])
+    # The model was trained without a seed; the records, which nobody had begun, are now seeded ones for ever.
+    assert set(refused) == {"train"}
+    assert "was begun without a seed, and this process is seeded" in refused["train"]
+    stamps = {charge.key: charge.parameters.get("stamp") for charge in charges(place)}
+    assert stamps == {"shapes/1.0.0/train": None, "shapes/1.0.0/records": SEEDED}
+    assert stamp_of(job) == SEEDED
+    for step in ("privatize", "release", "publish"):
+        cadp(place, step, place.spec).refused(1, "NOT PRIVATE", "Next: `cadp abandon`")
+    with pytest.raises(PrivacyError, match="NOT PRIVATE"):
+        STEPS[2].run(job, 0, Silent())
+    assert [charge.key for charge in charges(place)] == [*stamps]  # no further charge was made on the way
+    assert public_files(place) == []
+
+
+def test_a_stamp_on_a_seal_alone_is_seen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.open_budget()
+    job = place.job()
+    for step in STEPS[:2]:
+        run_step(step, job, Silent())
+    monkeypatch.setattr(privatize, "stamped", lambda facts: {**facts, "stamp": SEEDED})
+    run_step(STEPS[2], job, Silent())
+    with pytest.raises(PrivacyError, match="NOT PRIVATE"):
+        require_no_stamp(job)

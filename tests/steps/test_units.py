@@ -1,9 +1,13 @@
 """Several records of a patient: the cap, the ranges, the split, and what a release of them costs and says."""
 
 import json
+import math
+import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,10 +27,12 @@ from cadp.records import Record, pack_record, unpack_record
 from cadp.release import STEPS, run_step
 from cadp.reporter import Silent
 from cadp.secret import PopulationSecret
+from cadp.shards import read_raw_shard, write_raw_shard
 from cadp.steps import shard
 from cadp.steps.job import Job
 from cadp.steps.shard import read_facts, read_shard
 from cadp.steps.units import check_disjoint, unit_facts, unit_interval, within_cap
+from tests import nih_patients
 from tests.command import Command, charges
 from tests.patients import CAP, HOLDOUT, PATTERN, TRAIN, by_patient
 from tests.small_release import Place
@@ -213,6 +219,76 @@ def test_a_unit_on_both_sides_is_refused_and_one_hash_is_not_one_unit() -> None:
         check_disjoint(split("a", "b", "c"), split("d", "c", "b"))
     one = [(bytes(16), pack_record(Record("x", "a", 0, None)))]
     check_disjoint(one, [(bytes(16), pack_record(Record("y", "b", 0, None)))])
+
+
+@pytest.fixture(scope="module")
+def collection() -> list[Item]:
+    """A real collection's pictures in the order of their keys: 30,805 patients with 1 to 184."""
+    pattern = re.compile(PATTERN)
+    records = []
+    for number, (patient, name) in enumerate(nih_patients.names()):
+        found = pattern.fullmatch(name)
+        assert found is not None and found[1] == patient
+        records.append(Record(f"train/{name}", patient, number % 2, None))
+    return sorted(shard._keyed(iter(records), JOB))
+
+
+def test_the_grouping_of_a_real_collection_is_capped_and_kept_together(collection: list[Item]) -> None:
+    patients, pictures = sum(nih_patients.PATIENTS.values()), len(collection)
+    assert (patients, pictures) == (30_805, 112_120)
+    over = sum(max(0, size - CAP) * count for size, count in nih_patients.PATIENTS.items())
+    found = unit_facts(collection, CAP, 2)
+    assert (found.units, found.records, found.over_cap, found.rejected) == (
+        patients,
+        pictures - over,
+        over,
+        pictures - over,
+    )
+    keys = [key for key, _ in collection]
+    of, seen, sizes = 12, dict[str, int](), []
+    for index in range(of):
+        low, high = unit_interval(index, of)
+        part = collection[bisect_left(keys, low) : None if high is None else bisect_left(keys, high)]
+        used = Counter(record.unit for record in within_cap(part, CAP))
+        assert not used.keys() & seen.keys()  # no patient is in two ranges
+        seen |= used
+        sizes.append(used.total())
+    assert Counter(seen.values()) == Counter(
+        {size: count for size, count in nih_patients.PATIENTS.items() if size < CAP}
+        | {CAP: sum(count for size, count in nih_patients.PATIENTS.items() if size >= CAP)}
+    )
+    assert sum(sizes) == pictures - over
+    # Ranges are a dozenth each, give or take six standard deviations of 30,805 patients with up to 3 pictures.
+    assert max(abs(size - sum(sizes) / of) for size in sizes) < 6 * CAP * math.sqrt(patients / of)
+
+
+def test_a_real_collection_divided_by_picture_shares_patients_and_is_refused(collection: list[Item]) -> None:
+    whole = [item for item in collection if item[0] < b"\xcc" * 16]
+    check_disjoint(whole, collection[len(whole) :])
+    by_picture = collection[::5], [item for i, item in enumerate(collection) if i % 5]
+    shared = set.intersection(*({unpack_record(data).unit for _, data in part} for part in by_picture))
+    assert len(shared) > 5_000
+    with pytest.raises(SourceError, match=f"{len(shared):,} units have records in both splits"):
+        check_disjoint(*by_picture)
+
+
+HOSTILE = [
+    "a\nb", "a\0b", "../../etc/passwd", "/", ".", "é", "e\u0301", "\u202e", "𝒳" * 60, "x" * 250, '"\\', "\\udcff", " ",
+    "a", "a ", "A", "train", '{"unit": "a"}', "00", "0",
+]  # fmt: skip
+
+
+def test_units_of_any_name_are_kept_apart_and_come_back(tmp_path: Path) -> None:
+    """Normal forms, case and spaces make other names, hence other units: whoever writes the ids decides who is who."""
+    records = [Record(f"train/{name}/{j}", name, 0, picture(j)) for name in HOSTILE for j in range(3)]
+    items = sorted(shard._keyed(iter(records), JOB))
+    assert len({key[:8] for key, _ in items}) == len(HOSTILE)
+    write_raw_shard(tmp_path / "shard.tar", within_cap(items, 2))
+    with (tmp_path / "shard.tar").open("rb") as stream:
+        back = list(read_raw_shard(stream))
+    assert Counter(record.unit for record in back) == dict.fromkeys(HOSTILE, 2)
+    assert {record.key for record in back} < {record.key for record in records}
+    check_disjoint(items, sorted(shard._keyed(iter([Record("test/x", "B", 0, None)]), JOB)))
 
 
 def sharded(place: Place) -> Job:

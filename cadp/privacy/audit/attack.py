@@ -27,12 +27,19 @@ class Features:
     """What an attacker sees of n outputs.
 
     Attributes:
-        latents: `(n, k)` content of the released images, encoded again.
+        latents: `(n, k)` content of the released images, encoded again; or whatever other numbers tell most.
         pixels: `(n, p)` released pixels.
+        labels: `(n,)` released labels that may tell the records apart; None where they are the same on both sides.
     """
 
     latents: Floats
     pixels: Floats
+    labels: NDArray[np.int64] | None = None
+
+    def rows(self, part: slice) -> "Features":
+        """Return some of the rows."""
+        labels = None if self.labels is None else self.labels[part]
+        return Features(self.latents[part], self.pixels[part], labels)
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,12 @@ def choose_attack(features: Features, second: Bits, *, delta: float, alpha: floa
         alpha: of the bounds that the attack will be used for.
     """
     half = len(second) // 2
-    fitted = _scores(Features(features.latents[:half], features.pixels[:half]), second[:half])
-    features, second = Features(features.latents[half:], features.pixels[half:]), second[half:]
+    fitted = _scores(features.rows(slice(half)), second[:half])
+    features, second = features.rows(slice(half, None)), second[half:]
     best: tuple[float, Attack] | None = None
     for score in fitted:
         scores = score(features)
-        share = _best_share(scores, second, delta, alpha)
+        share = best_share(scores, second, delta, alpha)
         for above in (True, False):
             for threshold in np.unique(np.quantile(scores, np.linspace(0, 1, _CUTS), method="nearest")):
                 attack = Attack(score, float(threshold), above, share)
@@ -103,7 +110,8 @@ def _bound(scores: Floats, second: Bits, attack: Attack, delta: float, alpha: fl
     return two_record_bound(hits, false_hits, trials, delta=delta, alpha=alpha)
 
 
-def _best_share(scores: Floats, second: Bits, delta: float, alpha: float) -> float:
+def best_share(scores: Floats, second: Bits, delta: float, alpha: float) -> float:
+    """Return the share of guesses that would prove most on these records of one run."""
     best, chosen = -1.0, _SHARES[0]
     for share in _SHARES:
         count = guess_count(share, len(scores))
@@ -121,15 +129,22 @@ def guess_count(share: float, records: int) -> int:
 
 
 def _scores(features: Features, second: Bits) -> list[Callable[[Features], Floats]]:
-    """Linear scores and likelihood ratios in the latents, their directions and the pixels, fitted to these trials."""
-    raw = _linear(features.latents, second)
-    turned = _linear(_directions(features.latents), second)
-    ratio = _likelihood_ratio(features.latents, second)
-    scores: list[Callable[[Features], Floats]] = [
-        lambda seen: raw(seen.latents),
-        lambda seen: ratio(seen.latents),
-        lambda seen: turned(_directions(seen.latents)),
-    ]
+    """Linear scores and likelihood ratios in latents, their directions, labels and pixels, fitted to these trials."""
+    scores: list[Callable[[Features], Floats]] = []
+    if features.latents.shape[1]:
+        raw = _linear(features.latents, second)
+        turned = _linear(_directions(features.latents), second)
+        ratio = _likelihood_ratio(features.latents, second)
+        scores += [
+            lambda seen: raw(seen.latents),
+            lambda seen: ratio(seen.latents),
+            lambda seen: turned(_directions(seen.latents)),
+        ]
+    if features.labels is not None:
+        told_label = _label_ratio(features.labels, second)
+        scores.append(lambda seen: told_label(_labels(seen)))
+        if features.latents.shape[1]:  # the coins are independent, so the ratios of both multiply
+            scores.append(lambda seen: ratio(seen.latents) + told_label(_labels(seen)))
     if features.pixels.shape[1]:
         drawn = _linear(features.pixels, second)
         scores.append(lambda seen: drawn(seen.pixels))
@@ -163,6 +178,20 @@ def _likelihood_ratio(rows: Floats, second: Bits) -> Score:
         return np.asarray(total)
 
     return score
+
+
+def _label_ratio(labels: NDArray[np.int64], second: Bits) -> Callable[[NDArray[np.int64]], Floats]:
+    """Return ln p̂(label | second)/p̂(label | first), p̂ the share of each label with one trial added."""
+    size = int(labels.max(initial=0)) + 2  # the last for labels that these trials have not seen
+    first, other = (np.bincount(labels[side], minlength=size) + 1.0 for side in (~second, second))
+    table = np.log(other / other.sum()) - np.log(first / first.sum())
+    return lambda labels: np.asarray(table[np.minimum(labels, size - 1)])
+
+
+def _labels(features: Features) -> NDArray[np.int64]:
+    if features.labels is None:
+        raise ValueError("these trials have labels and others had none")
+    return features.labels
 
 
 def _telling(rows: Floats, second: Bits) -> int:

@@ -15,6 +15,7 @@ from cadp.privacy.audit.attack import Features
 from cadp.privacy.audit.path import CodePath, Images
 from cadp.privacy.audit.verdict import Check
 from cadp.privacy.audit.watch import watched
+from cadp.privacy.labels import PublicLabels
 from cadp.privacy.legacy import STEP, Legacy
 
 Floats = NDArray[np.float64]
@@ -64,7 +65,8 @@ def legacy_sample(
     images = []
     for label, side in zip(labels, second.astype(np.int64), strict=True):
         own = np.array([label])
-        images.append(path.release(mechanism, pair[side, own], own, np.ones(1, dtype=np.bool_)).images)
+        output = path.release(mechanism, PublicLabels(), pair[side, own], own, np.ones(1, dtype=np.bool_))
+        images.append(output.images)
         advance(1)
     released = np.concatenate(images)
     return Features(path.encode(released, labels), released.reshape(len(released), -1) / 255.0)

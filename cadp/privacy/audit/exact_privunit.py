@@ -51,7 +51,7 @@ def read_privunit(
     for draw in draws:
         if draw.sampler == "_proposals":
             for at, row in enumerate(np.asarray(draw.parameter)):
-                if np.isnan(found[row, 0]):
+                if row < n and np.isnan(found[row, 0]):  # further rows are nobody's
                     own = draw.values[:, at, :].T
                     hits = np.flatnonzero(in_cap(own, axes[row], mechanism.gamma) == coins[0].values[row])
                     if len(hits):

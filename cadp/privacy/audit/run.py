@@ -1,37 +1,76 @@
-"""A whole audit: the planned mechanism and the same code at small ε, through all three layers."""
+"""A whole audit: every part of a release, as planned and as the same code at small ε, through all three layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cadp.errors import PrivacyError
-from cadp.privacy.audit.attack import Features
-from cadp.privacy.audit.exact import exact_checks
-from cadp.privacy.audit.exact_legacy import MOST_TRIALS, legacy_checks, legacy_pair, legacy_sample
-from cadp.privacy.audit.path import CodePath, path_checks
-from cadp.privacy.audit.trials import measure
-from cadp.privacy.audit.verdict import Audit, Check, Claim, Setting
-from cadp.privacy.audit.worst_case import WorstPair, is_far, worst_pair
+from cadp.privacy.audit.path import CodePath
+from cadp.privacy.audit.recorded import LegacyAudit, RecordAudit
+from cadp.privacy.audit.verdict import Audit, Setting
+from cadp.privacy.labels import LabelPlan, PublicLabels
 from cadp.privacy.mechanisms import Legacy, Mechanism
 
 CONFIDENCE = 0.99
 TRIALS = 5000
 SMALL_EPSILONS = (0.5, 1.0, 2.0)
-_BATCH = 1000
-_PIXELS = 1024
-_LAYERS = 2
 
-Bits = NDArray[np.bool_]
 Advance = Callable[[int], object]
+
+
+class Subject(Protocol):
+    """One part of a release under audit."""
+
+    @property
+    def bounds(self) -> int:
+        """How many bounds are looked at: they share the audit's confidence (Bonferroni)."""
+
+    def outputs(self, trials: int) -> int:
+        """Return how many outputs `setting` makes and tells `advance` of."""
+
+    def setting(self, trials: int, alpha: float, advance: Advance) -> Setting:
+        """Return the findings, each bound above the true ε with probability at most `alpha`."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A mechanism and a label plan that go together through the code path."""
+
+    mechanism: Mechanism
+    labels: LabelPlan
+
+
+def subjects_of(
+    path: CodePath, planned: Variant, smaller: Sequence[Variant] = (), *, delta: float
+) -> tuple[Subject, ...]:
+    """Return what is to be audited of the records: the plan first, then the same code at small ε.
+
+    Args:
+        path: the real code.
+        planned: what the release runs.
+        smaller: the same mechanism and labels planned at small ε, where trials have power.
+        delta: δ at which a loss that is not pure is charged.
+    """
+    if isinstance(planned.mechanism, Legacy):
+        return (LegacyAudit(path, planned.mechanism),)
+    both = [
+        RecordAudit(path, variant.mechanism, variant.labels, delta, planned=variant is planned)
+        for variant in (planned, *smaller)
+    ]
+    alone: dict[LabelPlan, RecordAudit] = {}
+    for one in both:
+        if one.labels.private:
+            alone.setdefault(one.labels, one.labels_alone())
+    return (*both, *alone.values())
 
 
 def audit(
     path: CodePath,
     planned: Mechanism,
-    smaller: tuple[Mechanism, ...],
+    smaller: Sequence[Variant] = (),
     *,
     delta: float,
+    labels: LabelPlan | None = None,
+    others: Sequence[Subject] = (),
     trials: int = TRIALS,
     confidence: float = CONFIDENCE,
     advance: Advance = lambda done: None,
@@ -40,67 +79,34 @@ def audit(
 
     Args:
         path: the real code.
-        planned: what the release runs.
-        smaller: the same mechanism planned at small ε, where so many trials have power.
-        delta: δ at which a mechanism without a pure loss is charged.
+        planned: what the release runs on latents.
+        smaller: see `subjects_of`.
+        delta: δ at which a loss that is not pure is charged.
+        labels: what the release does to labels; they are public if None.
+        others: the other parts of the release.
         trials: see `trials.measure`.
         confidence: with which no claim that holds is refuted, over all bounds together (Bonferroni).
-        advance: told of records as they are privatized; `records_of` says how many there will be.
+        advance: told of outputs as they are made; `outputs_of` says how many there will be.
 
     Raises:
         PrivacyError: a mechanism that the audit does not know, or too few trials.
     """
-    mechanisms = (planned, *smaller)
-    alpha = (1 - confidence) / (_LAYERS * len(mechanisms))
-
-    def one(mechanism: Mechanism) -> Setting:
-        if isinstance(mechanism, Legacy):
-            return _legacy(path, mechanism, trials, alpha, advance)
-        claim, checks = Claim.of(mechanism, delta), (*exact_checks(mechanism), *path_checks(path, mechanism))
-        pair = _pair(path, mechanism)
-        apart = f"two images {pair.distance:.1%} of the clip's diameter apart in every class"
-        measures = measure(lambda second: _sample(path, mechanism, pair, second, advance), claim, trials, alpha)
-        checks = (*checks, Check("worst-pair", True, apart))
-        return Setting(mechanism.kind, mechanism.parameters(), claim, mechanism is planned, checks, measures)
-
-    return Audit(confidence, trials, tuple(one(mechanism) for mechanism in mechanisms))
+    own = subjects_of(path, Variant(planned, labels or PublicLabels()), smaller, delta=delta)
+    return run_audit((*own, *others), trials=trials, confidence=confidence, advance=advance)
 
 
-def _legacy(path: CodePath, mechanism: Legacy, trials: int, alpha: float, advance: Advance) -> Setting:
-    pair, claim, count = legacy_pair(path, mechanism), Claim(mechanism.nominal, 0.0), min(trials, MOST_TRIALS)
-
-    def sample(second: Bits) -> Features:
-        return legacy_sample(path, mechanism, pair, second, lambda done: advance(done * trials // count))
-
-    measures = measure(sample, claim, count, alpha)
-    checks = (*legacy_checks(path, mechanism, pair), *path_checks(path, mechanism))
-    return Setting(mechanism.kind, mechanism.parameters(), claim, True, checks, measures)
-
-
-def records_of(trials: int, mechanisms: int) -> int:
-    """Return how many records the statistical layers privatize: to choose the attack, black box, one run."""
-    return 5 * trials * mechanisms
+def run_audit(
+    subjects: Sequence[Subject],
+    *,
+    trials: int = TRIALS,
+    confidence: float = CONFIDENCE,
+    advance: Advance = lambda done: None,
+) -> Audit:
+    """Audit each subject; all their bounds together are wrong with probability at most 1 − `confidence`."""
+    alpha = (1 - confidence) / sum(subject.bounds for subject in subjects)
+    return Audit(confidence, trials, tuple(subject.setting(trials, alpha, advance) for subject in subjects))
 
 
-def _pair(path: CodePath, mechanism: Mechanism) -> WorstPair:
-    pair = worst_pair(path, mechanism)
-    if mechanism.content_dims and not is_far(pair):
-        raise PrivacyError(
-            f"the audit found no pair of images farther apart than {pair.distance:.0%} of the clip's diameter on this "
-            f"network: its trials would have no power, and it says nothing"
-        )
-    return pair
-
-
-def _sample(path: CodePath, mechanism: Mechanism, pair: WorstPair, second: Bits, advance: Advance) -> Features:
-    latents, pixels = [], []
-    # Two neighbours in a row have one label, so that the label says nothing about the bit.
-    labels = (np.arange(len(second)) // 2) % path.classes
-    for start in range(0, len(second), _BATCH):
-        own, side = labels[start : start + _BATCH], second[start : start + _BATCH].astype(np.int64)
-        output = path.release(mechanism, pair.images[side, own], own, np.ones(len(own), dtype=np.bool_))
-        latents.append(path.encode(output.images, output.labels)[:, : mechanism.content_dims])
-        flat = output.images.reshape(len(own), -1)
-        pixels.append(flat[:, :: -(-flat.shape[1] // _PIXELS)] / 255.0)
-        advance(len(own))
-    return Features(np.concatenate(latents), np.concatenate(pixels))
+def outputs_of(subjects: Sequence[Subject], trials: int) -> int:
+    """Return how many outputs the trials make, for whoever shows progress."""
+    return sum(subject.outputs(trials) for subject in subjects)

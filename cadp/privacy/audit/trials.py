@@ -32,11 +32,20 @@ def measure(sample: Sample, claim: Claim, trials: int, alpha: float) -> tuple[Me
     Raises:
         PrivacyError: too few trials to choose and measure anything.
     """
+    attack = practise(sample, claim, trials, alpha)
+    return black_box(sample, attack, claim, trials, alpha), one_run(sample, attack, claim, trials, alpha)
+
+
+def practise(sample: Sample, claim: Claim, trials: int, alpha: float) -> Attack:
+    """Choose the attack on `trials` outputs of each record that are used for nothing else.
+
+    Raises:
+        PrivacyError: too few trials to choose and measure anything.
+    """
     if trials < LEAST_TRIALS:
         raise PrivacyError(f"{trials} trials: an audit needs at least {LEAST_TRIALS}")
     practice = alternating(2 * trials)
-    attack = choose_attack(sample(practice), practice, delta=claim.delta, alpha=alpha)
-    return black_box(sample, attack, claim, trials, alpha), one_run(sample, attack, claim, trials, alpha)
+    return choose_attack(sample(practice), practice, delta=claim.delta, alpha=alpha)
 
 
 def black_box(sample: Sample, attack: Attack, claim: Claim, trials: int, alpha: float) -> Measure:
@@ -51,22 +60,34 @@ def black_box(sample: Sample, attack: Attack, claim: Claim, trials: int, alpha: 
         lower_bound=two_record_bound(hits, false_hits, trials, delta=claim.delta, alpha=alpha),
         ceiling=two_record_ceiling(trials, delta=claim.delta, alpha=alpha),
         counts={"hits": hits, "false_hits": false_hits},
+        alpha=alpha,
     )
 
 
 def one_run(sample: Sample, attack: Attack, claim: Claim, records: int, alpha: float) -> Measure:
     """Give each of `records` records a secret fair bit, run once, and guess the bits of those that stand out."""
-    secret = (random_bits64(records) & np.uint64(1)).astype(np.bool_)
+    secret = fair_bits(records)
     count = guess_count(attack.share, records)
-    which, said = guesses(attack.score(sample(secret)), count)
+    return guessed(attack.score(sample(secret)), secret, count, claim, alpha)
+
+
+def guessed(scores: NDArray[np.float64], secret: Bits, count: int, claim: Claim, alpha: float) -> Measure:
+    """Return what `count` guesses prove, a number fixed before the run: the highest scores and the lowest."""
+    which, said = guesses(scores, count)
     right = int((said == secret[which]).sum())
     return Measure(
         layer="one run",
-        trials=records,
-        lower_bound=one_run_bound(records, count, right, delta=claim.delta, alpha=alpha),
-        ceiling=one_run_ceiling(records, count, delta=claim.delta, alpha=alpha),
+        trials=len(secret),
+        lower_bound=one_run_bound(len(secret), count, right, delta=claim.delta, alpha=alpha),
+        ceiling=one_run_ceiling(len(secret), count, delta=claim.delta, alpha=alpha),
         counts={"guesses": count, "right": right},
+        alpha=alpha,
     )
+
+
+def fair_bits(count: int) -> Bits:
+    """Return secret bits, from the operating system's CSPRNG."""
+    return np.asarray((random_bits64(count) & np.uint64(1)).astype(np.bool_))
 
 
 def alternating(count: int) -> Bits:

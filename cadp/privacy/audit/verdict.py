@@ -5,28 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cadp.privacy.accountant import curve
-from cadp.privacy.events import PureEvent
-from cadp.privacy.mechanisms import Mechanism
+from cadp.privacy.events import Event, PureEvent
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a mechanism is charged as: (ε, δ), replace-one.
+    """What is claimed: (ε, δ), replace-one.
 
     Attributes:
-        epsilon: charged.
-        delta: 0 for a pure mechanism.
+        epsilon: charged, or only named where nothing is charged.
+        delta: 0 for a pure loss.
+        charged: False for a mechanism that has no guarantee: its ε is nominal.
     """
 
     epsilon: float
     delta: float
+    charged: bool = True
 
     @classmethod
-    def of(cls, mechanism: Mechanism, delta: float) -> "Claim":
-        """Return what `mechanism` is charged as; at `delta` if it has no pure loss."""
-        event = mechanism.event()
+    def of(cls, event: Event, delta: float) -> "Claim":
+        """Return what `event` is charged as; at `delta` if it has no pure loss."""
         if isinstance(event, PureEvent):
             return cls(event.epsilon * event.count, 0.0)
         charged = curve(event)
@@ -73,6 +73,7 @@ class Measure:
         lower_bound: ε_LB.
         ceiling: the largest ε_LB that so many trials could have given.
         counts: what was counted, by name.
+        alpha: the bound exceeds the true ε with probability at most this.
     """
 
     layer: str
@@ -80,6 +81,7 @@ class Measure:
     lower_bound: float
     ceiling: float
     counts: Mapping[str, int]
+    alpha: float
 
     def to_json(self) -> dict[str, object]:
         """JSON-ready; the bound is rounded down, the ceiling up, to micro-nats."""
@@ -88,21 +90,23 @@ class Measure:
             "trials": self.trials,
             "epsilon_lower_bound": math.floor(self.lower_bound * 1e6) / 1e6,
             "ceiling": math.ceil(self.ceiling * 1e6) / 1e6,
+            "confidence": math.floor((1 - self.alpha) * 1e6) / 1e6,
             "counts": dict(self.counts),
         }
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The findings on one mechanism as planned for one ε.
+    """The findings on one part of a release as planned for one ε.
 
     Attributes:
         kind: the mechanism's name.
         parameters: its public parameters.
         claim: what it is charged as.
-        planned: True for the release's own plan; False for the same code at a smaller ε.
+        planned: True for the release's own plan; False for the same code at another ε, or on smaller records.
         checks: of the exact layer.
         measures: of the two statistical layers.
+        part: which charge it belongs to: `records`, `labels` (a part of the records' charge), `train` or `gate`.
     """
 
     kind: str
@@ -111,13 +115,15 @@ class Setting:
     planned: bool
     checks: tuple[Check, ...]
     measures: tuple[Measure, ...]
+    part: str = "records"
 
     def problems(self) -> list[str]:
         """Return what refutes the claim, one line each; empty if nothing does."""
-        where = f"{self.kind} at epsilon {self.claim.epsilon:.4g}"
+        name = self.kind if self.part == "records" else f"{self.part}, {self.kind}"
+        where, said = f"{name} at epsilon {self.claim.epsilon:.4g}", "charged" if self.claim.charged else "claimed"
         broken = [f"{where}: {check.name}: {check.detail}" for check in self.checks if not check.held]
         return broken + [
-            f"{where}: {m.layer}: epsilon is at least {m.lower_bound:.4g}, more than is charged"
+            f"{where}: {m.layer}: epsilon is at least {m.lower_bound:.4g}, more than is {said}"
             for m in self.measures
             if m.lower_bound > self.claim.epsilon
         ]
@@ -125,11 +131,13 @@ class Setting:
     def to_json(self) -> dict[str, object]:
         """JSON-ready."""
         return {
+            "part": self.part,
             "mechanism": self.kind,
             "parameters": dict(self.parameters),
             "planned": self.planned,
             "epsilon": self.claim.epsilon,
             "delta": self.claim.delta,
+            "charged": self.claim.charged,
             "exact": [check.to_json() for check in self.checks],
             "measured": [measure.to_json() for measure in self.measures],
         }
@@ -142,7 +150,7 @@ class Audit:
     Attributes:
         confidence: with which a claim that holds is not refuted, over all bounds of the audit together.
         trials: asked for.
-        settings: the planned mechanism first, then the same code at smaller ε.
+        settings: the planned mechanism of the records first, then the same code at smaller ε, then the other parts.
     """
 
     confidence: float
@@ -165,7 +173,7 @@ class Audit:
 
     def to_json(self) -> dict[str, object]:
         """Return the public `audit.json`: figures on synthetic records alone."""
-        planned = next(setting for setting in self.settings if setting.planned)
+        planned = next(setting for setting in self.settings if setting.planned)  # the records'
         best = max(planned.measures, key=lambda measure: measure.lower_bound)
         figures = best.to_json()
         return {

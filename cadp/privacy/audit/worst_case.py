@@ -38,18 +38,19 @@ def worst_pair(path: CodePath, mechanism: Mechanism) -> WorstPair:
     for a decoder that is linear before its clamp).
     """
     labels = np.arange(path.classes, dtype=np.int64)
+    radius = _radius(mechanism)
     latents, k = math.prod(path.shape), mechanism.content_dims or 1
     best, rank = WorstPair(np.zeros((2, path.classes, *path.shape), dtype=np.uint8), -1.0), (-1.0, -1.0)
     directions = np.concatenate([np.eye(k)[:_DIRECTIONS], to_sphere(np.random.default_rng(31).normal(size=(4, k)))])
     for direction in directions:
         code = np.zeros((path.classes, latents))
-        code[:, :k] = _BEYOND * _diameter(mechanism) / 2 * direction
+        code[:, :k] = _BEYOND * radius * direction
         mild = np.stack([path.decode(code, labels), path.decode(-code, labels)])
         extreme = np.stack([mild[0] > mild[1], mild[0] < mild[1]]).astype(np.uint8) * np.uint8(255)
         for pair in (mild, extreme):
-            ends = [_clipped(path.encode(images, labels)[:, :k], mechanism) for images in pair]
+            ends = [_clipped(path.encode(images, labels)[:, :k], mechanism, radius) for images in pair]
             gaps = ends[0] - ends[1]
-            distance = float((_size(gaps, mechanism) / _diameter(mechanism)).min())
+            distance = float((_size(gaps, mechanism) / (2 * radius)).min())
             # Of equally distant pairs the one along an axis: there one latent alone shows the whole loss of Laplace.
             along = float((np.abs(gaps).max(axis=1) / _size(gaps, mechanism).clip(1e-9)).mean())
             if (round(distance, 2), along) > rank:
@@ -62,11 +63,10 @@ def is_far(pair: WorstPair) -> bool:
     return pair.distance >= _REACHED
 
 
-def _clipped(content: Floats, mechanism: Mechanism) -> Floats:
-    radius = mechanism.parameters().get("clip_norm")
-    if mechanism.kind == "laplace" and isinstance(radius, float):
+def _clipped(content: Floats, mechanism: Mechanism, radius: float) -> Floats:
+    if mechanism.kind == "laplace":
         return clip_l1(content, radius)
-    if mechanism.kind == "gaussian" and isinstance(radius, float):
+    if mechanism.kind == "gaussian":
         return clip_l2(content, radius)
     return to_sphere(content)
 
@@ -77,6 +77,7 @@ def _size(gaps: Floats, mechanism: Mechanism) -> Floats:
     return np.asarray(np.sqrt((gaps**2).sum(axis=1)))
 
 
-def _diameter(mechanism: Mechanism) -> float:
+def _radius(mechanism: Mechanism) -> float:
+    """Return the clip's radius; 1 on the sphere. The parameters of PrivUnit take a while to compute."""
     radius = mechanism.parameters().get("clip_norm")
-    return 2 * radius if isinstance(radius, float) else 2.0
+    return radius if isinstance(radius, float) else 1.0

@@ -1,0 +1,1 @@
+"""How useful released records are, and what they keep of their own: `make bench-utility`."""
