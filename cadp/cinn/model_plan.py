@@ -8,7 +8,7 @@ what the spec gives, by the ledger's accountant. Nothing in it depends on data.
 import math
 from dataclasses import dataclass
 
-from cadp.cinn.architecture import Architecture, Shape
+from cadp.cinn.architecture import Coupled, Shape, Whitening
 from cadp.cinn.plan import MomentsPlan
 from cadp.cinn.sgd_plan import SHARE, SgdPlan, coupled
 from cadp.errors import PrivacyError
@@ -80,7 +80,7 @@ class ModelPlan:
         return cls(moments, couplings)
 
     @property
-    def architecture(self) -> Architecture:
+    def architecture(self) -> Whitening | Coupled:
         """The network that comes out."""
         return self.moments.architecture if self.couplings is None else self.couplings.architecture
 

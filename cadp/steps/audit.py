@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cadp.errors import CheckpointRefused, ObjectExists, PrivacyError, VerificationFailed
+from cadp.errors import ObjectExists, PrivacyError, VerificationFailed
 from cadp.plan import Plan, check_plan, plan_release
 from cadp.privacy.audit.path import CodePath, Images, Labels, Output, Valid
 from cadp.privacy.audit.run import (
@@ -41,12 +41,12 @@ from cadp.settings import Settings
 from cadp.shards import decode_png
 from cadp.spec import canonical_json, load_spec
 from cadp.steps.audited_fit import training_audits
+from cadp.steps.audited_flow import synthetic_flow
 from cadp.steps.audited_gate import gate_audits
 from cadp.steps.privatize import privatize_batch
 from cadp.store import Store
 
 if TYPE_CHECKING:
-    from cadp.cinn.architecture import Whitening
     from cadp.cinn.network import ConditionalFlow
 
 AUDITS = "audits/"
@@ -101,7 +101,7 @@ def audit_plan(plan: Plan, reporter: Reporter, trials: int = TRIALS) -> Audit:
 
 def plan_subjects(plan: Plan) -> tuple[Subject, ...]:
     """Return what is audited of a plan: records and labels, training, gate; of `legacy` its records alone."""
-    path = code_path(synthetic_flow(plan.moments.architecture))
+    path = code_path(synthetic_flow(plan.model.architecture))
     delta, planned = plan.spec.spend.delta, Variant(plan.mechanism, plan.labels)
     records = subjects_of(path, planned, _smaller(plan), delta=delta)
     return records if plan.stamp else (*records, *training_audits(plan), *gate_audits(plan))
@@ -152,42 +152,6 @@ def code_path(flow: "ConditionalFlow") -> CodePath:
         )
 
     return CodePath(shape, flow.architecture.classes, release, flow.encode_images, flow.decode_images)
-
-
-def synthetic_flow(architecture: "Whitening") -> "ConditionalFlow":
-    """Return a network with public random weights, as a fit might leave it: no record was ever near it.
-
-    Class means are grey with a little of everything, the rotation is any, the standard deviations fall from 2 % of
-    √d, the rest is faint noise: so contents reach far beyond a clip, and the decoder hardly saturates.
-
-    Raises:
-        CheckpointRefused: it does not invert, so these are weights that no release would use.
-    """
-    import torch  # noqa: PLC0415  (torch only where a step runs)
-
-    from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip  # noqa: PLC0415
-
-    flow = ConditionalFlow(architecture)
-    draw = torch.Generator().manual_seed(7)
-    k, low, d = architecture.content, architecture.low_dims, architecture.dims
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=draw, dtype=torch.float64)
-
-    with torch.no_grad():
-        labels = torch.arange(architecture.classes)
-        grey = torch.full((architecture.classes, d), 0.5, dtype=torch.float64)
-        means = flow.cosine(grey, flow.condition(labels))[0][:, :low]
-        flow.shift.mean.copy_(means + 0.1 * normal(architecture.classes, low))
-        flow.rotation.weight.copy_(torch.linalg.qr(normal(low, low)).Q)
-        spread = 0.02 * d**0.5 * (1 + torch.arange(k, dtype=torch.float64)) ** -0.5
-        flow.whitening.log_diagonal.copy_(spread.log() + 0.1 * normal(architecture.classes, k))
-        flow.whitening.lower.copy_((0.1 * spread[:, None] * normal(architecture.classes, k, k) / k**0.5).tril(-1))
-        flow.scale.log_scale.copy_(-3.5 + 0.2 * normal(*flow.scale.log_scale.shape))
-    error = check_round_trip(flow)
-    if not error <= ROUND_TRIP_LIMIT:
-        raise CheckpointRefused(f"the audit's synthetic network does not invert: round-trip error {error:.1e}")
-    return flow
 
 
 @contextmanager

@@ -11,9 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cadp.cinn.architecture import Coupled
+from cadp.cinn.model_plan import ModelPlan
 from cadp.cinn.network import ConditionalFlow
 from cadp.cinn.plan import MomentsPlan
 from cadp.errors import CadpError, VerificationFailed
+from cadp.plan import plan_release
 from cadp.privacy.audit.path import CodePath, InjectedFault, Output, path_checks
 from cadp.privacy.audit.run import Variant, audit
 from cadp.privacy.audit.verdict import Audit
@@ -25,9 +28,11 @@ from cadp.publish.verify import verify
 from cadp.records import Batch, Released
 from cadp.reporter import Silent
 from cadp.show.audit import audit_rows
+from cadp.spec import load_spec
 from cadp.steps import audit as step
 from cadp.steps import privatize
-from cadp.steps.audit import AUDIT, AUDITS, audit_release, code_path, kept_audit, synthetic_flow
+from cadp.steps.audit import AUDIT, AUDITS, audit_release, code_path, kept_audit, plan_subjects
+from cadp.steps.audited_flow import synthetic_flow
 from cadp.steps.publish import published_facts, signing_key_path
 from cadp.store import Store, StoredObject
 from tests.command import Command
@@ -77,6 +82,26 @@ def test_the_code_as_it_is_is_not_refuted(kind: str, path: CodePath) -> None:
     assert found.verdict == "not refuted at 1,500 trials"
     if kind in ("privunit", "laplace"):  # and the trials come near the charged ε through decode, clamp and PNG
         assert max(m.lower_bound for m in found.settings[0].measures) > 2.5
+
+
+def test_mixtures_and_couplings_are_in_the_audited_network(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    rich = ModelPlan.calibrate(30.0, DELTA, shape=(12, 12, 1), classes=3, units=60_000, fraction=1.0)
+    architecture = rich.architecture
+    assert isinstance(architecture, Coupled)
+    assert architecture.whitening.components > 0
+    flow = synthetic_flow(architecture)
+    tensors = {**dict(flow.named_parameters()), **dict(flow.named_buffers())}
+    fresh = ConditionalFlow(architecture)
+    assert all((tensors[name] != 0).any() for name, _ in fresh.named_parameters())
+    assert (tensors["mixture.centre"] != 0).all()
+    assert whole(code_path(flow), planned("privunit")).problems() == []
+
+    spec = load_spec(place.spec)
+    plan = plan_release(spec, place.settings.data_dir, Store.open(str(place.private)))
+    asked: list[object] = []
+    monkeypatch.setattr(step, "synthetic_flow", lambda kind: asked.append(kind) or synthetic_flow(kind))
+    plan_subjects(dataclasses.replace(plan, couplings=rich.couplings))
+    assert asked == [architecture]
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -374,9 +399,6 @@ def test_an_audit_by_hand_is_the_one_that_is_kept(place: Place) -> None:
 def test_an_audit_of_other_code_is_not_this_releases(place: Place) -> None:
     document = audit_release(place.spec, place.settings, Silent(), trials=40)
     private = Store.open(str(place.private))
-    from cadp.plan import plan_release
-    from cadp.spec import load_spec
-
     plan = plan_release(load_spec(place.spec), place.settings.data_dir, private)
     assert kept_audit(plan, private) == document
     assert kept_audit(dataclasses.replace(plan, versions={**plan.versions, "numpy": "0"}), private) is None

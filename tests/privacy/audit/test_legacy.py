@@ -11,7 +11,8 @@ from cadp.privacy.audit.exact_legacy import legacy_checks, legacy_pair
 from cadp.privacy.audit.path import CodePath
 from cadp.privacy.audit.run import audit
 from cadp.privacy.legacy import Legacy
-from cadp.steps.audit import code_path, synthetic_flow
+from cadp.steps.audit import code_path
+from cadp.steps.audited_flow import synthetic_flow
 
 SIDE = 12
 
