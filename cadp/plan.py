@@ -15,9 +15,9 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+from cadp.cinn.dp_sgd.plan import SgdPlan
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.cinn.model_plan import ModelPlan
-from cadp.cinn.plan import MomentsPlan
-from cadp.cinn.sgd_plan import SgdPlan
 from cadp.errors import ObjectExists, PlanDiffers, PrivacyError, SpecError
 from cadp.privacy.accountant import Curve, Event, curve
 from cadp.privacy.labels import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from cadp.cinn import reading
-from cadp.cinn.blocks import LIMIT_CLASSES, LIMIT_WIDTH, Conditions, Couplings, Scale, refuse
+from cadp.cinn.layers.blocks import LIMIT_CLASSES, LIMIT_WIDTH, Conditions, Couplings, Scale, refuse
 from cadp.errors import CheckpointRefused
 
 __all__ = [

@@ -5,17 +5,17 @@ from functools import partial
 
 import numpy as np
 
-from cadp.cinn.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
 from cadp.cinn.architecture import Architecture, Convolutional, Coupled, Couplings, Dense, Shape, Whitening
-from cadp.cinn.coupling import Coupling
-from cadp.cinn.images import Haar, Split, Squares, ToImage, ToRow
-from cadp.cinn.latents import ClassGaussian
-from cadp.cinn.layer import Chain, Layer, OnFirst
-from cadp.cinn.mixing import Permutation, Rotation, public_permutation
-from cadp.cinn.mixture import MixtureTransport
-from cadp.cinn.pixels import Dequantise, Logit
-from cadp.cinn.subnets import ConvSubnet, DenseSubnet, Subnet
-from cadp.cinn.transforms import CosineTransform
+from cadp.cinn.layers.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
+from cadp.cinn.layers.coupling import Coupling
+from cadp.cinn.layers.images import Haar, Split, Squares, ToImage, ToRow
+from cadp.cinn.layers.latents import ClassGaussian
+from cadp.cinn.layers.layer import Chain, Layer, OnFirst
+from cadp.cinn.layers.mixing import Permutation, Rotation, public_permutation
+from cadp.cinn.layers.mixture import MixtureTransport
+from cadp.cinn.layers.pixels import Dequantise, Logit
+from cadp.cinn.layers.subnets import ConvSubnet, DenseSubnet, Subnet
+from cadp.cinn.layers.transforms import CosineTransform
 
 
 def layers_of(architecture: Architecture) -> dict[str, Layer]:

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cadp.cinn.layer import Condition
+from cadp.cinn.layers.layer import Condition
+from cadp.cinn.layers.pixels import LEVELS, dequantised
 from cadp.cinn.network import ConditionalFlow, synthetic_condition
-from cadp.cinn.pixels import LEVELS, dequantised
 
 CHUNK = 64
 _LOG_TWO_PI = math.log(2 * math.pi)

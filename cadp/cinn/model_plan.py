@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 from cadp.cinn.architecture import Coupled, Shape, Whitening
-from cadp.cinn.plan import MomentsPlan
-from cadp.cinn.sgd_plan import SHARE, SgdPlan, coupled
+from cadp.cinn.dp_sgd.plan import SHARE, SgdPlan, coupled
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import calibrate_gaussian, curve
 from cadp.privacy.events import ComposedEvent, Event, GaussianEvent

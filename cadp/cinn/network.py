@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cadp.cinn.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
 from cadp.cinn.architecture import Architecture, Convolutional
 from cadp.cinn.build import layers_of
-from cadp.cinn.layer import Condition, Layer
-from cadp.cinn.mixture import MixtureTransport
-from cadp.cinn.subnets import ConvSubnet, Subnet
-from cadp.cinn.transforms import CosineTransform
+from cadp.cinn.layers.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
+from cadp.cinn.layers.layer import Condition, Layer
+from cadp.cinn.layers.mixture import MixtureTransport
+from cadp.cinn.layers.subnets import ConvSubnet, Subnet
+from cadp.cinn.layers.transforms import CosineTransform
 
 ROUND_TRIP_LIMIT = 1e-3
 # Of one activation: large enough for a convolution's full speed, and below what glibc maps afresh each time.

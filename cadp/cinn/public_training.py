@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cadp.cinn.architecture import Coupled, Whitening
-from cadp.cinn.layer import Condition
+from cadp.cinn.layers.layer import Condition
+from cadp.cinn.layers.pixels import LEVELS, dequantised
 from cadp.cinn.likelihood import log_likelihood
 from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip
-from cadp.cinn.pixels import LEVELS, dequantised
 from cadp.cinn.public_whitening import fit_public_whitening
 from cadp.errors import CheckpointRefused
 from cadp.reporter import Reporter

@@ -1,4 +1,4 @@
-"""The whitening layers fitted to public records: the moments of `cadp.cinn.moments` without clips and noise."""
+"""The whitening layers fitted to public records: the moments of `cadp.cinn.fit.moments` without clips and noise."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cadp.cinn.architecture import Coupled, Whitening
-from cadp.cinn.estimate import class_factors, class_means, principal_axes, residual_stds
-from cadp.cinn.layer import Condition
+from cadp.cinn.fit.estimate import class_factors, class_means, principal_axes, residual_stds
+from cadp.cinn.layers.layer import Condition
+from cadp.cinn.layers.transforms import band_of_coefficients
 from cadp.cinn.network import ConditionalFlow
-from cadp.cinn.transforms import band_of_coefficients
 
 Rows = tuple[Tensor, Condition]
 # Wider than any vector of pixels: nothing is clipped here.

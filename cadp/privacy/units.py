@@ -3,7 +3,7 @@
 Neighbours differ in the contents of all records of one unit, of which at most m are used. Each goes through the same
 local mechanism by draws of its own, so what a unit loses is m such losses composed: a pure ε becomes m·ε, a Gaussian μ
 √m·μ (`count=m`), an additive δ m·δ. Sums are not composed: a unit's contribution to one is up to m times as long
-(`cadp.cinn.contributions`).
+(`cadp.cinn.fit.contributions`).
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cadp.cinn.plan import MomentsPlan
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.privacy.audit.asked import Asked, Dataset, Dictate, Fit, FitPath, Integers
 from cadp.privacy.audit.trained import TrainingAudit
 from cadp.privacy.audit.watch import replaced, watched
@@ -60,7 +60,7 @@ def fit_path(plan: MomentsPlan) -> FitPath:
 
 
 def _run(plan: MomentsPlan, data: Dataset, dictate: Dictate | None) -> Fit:
-    from cadp.cinn import moments  # noqa: PLC0415
+    from cadp.cinn.fit import moments  # noqa: PLC0415
 
     asked: list[Asked] = []
 

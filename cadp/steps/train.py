@@ -77,7 +77,7 @@ def _saved(job: Job, charge: Charge, lease: Lease, reporter: Reporter) -> SavedT
 
 def _fit(job: Job, saved: SavedTraining | None, folder: Path, reporter: Reporter) -> "ConditionalFlow":
     """Decode the records and fit the model to them; a saved state takes the place of the moments."""
-    from cadp.cinn.moments import fit_moments  # noqa: PLC0415
+    from cadp.cinn.fit.moments import fit_moments  # noqa: PLC0415
 
     plan = job.plan
     choose = None if plan.couplings is None else chosen_units(job.secret, plan.couplings.fraction)

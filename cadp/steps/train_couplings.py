@@ -24,9 +24,9 @@ from cadp.steps.decode import DecodedRecords
 from cadp.steps.job import Job
 
 if TYPE_CHECKING:
+    from cadp.cinn.dp_sgd.plan import SgdPlan
+    from cadp.cinn.dp_sgd.training import Training, UnitRecords
     from cadp.cinn.network import ConditionalFlow
-    from cadp.cinn.sgd import Training, UnitRecords
-    from cadp.cinn.sgd_plan import SgdPlan
 
 SAVE_EVERY = 25
 TRAINING = re.compile(r"training/(?P<charge>[^/]+)/(state|loss)-\d{7}\.(safetensors|json)")
@@ -60,9 +60,9 @@ def train_couplings(
         records: what was decoded.
         reporter: told of public progress.
     """
-    from cadp.cinn import sgd  # noqa: PLC0415  (torch only where a step runs)
+    from cadp.cinn.dp_sgd import training as sgd  # noqa: PLC0415  (torch only where a step runs)
+    from cadp.cinn.dp_sgd.start import public_start  # noqa: PLC0415
     from cadp.cinn.network import ConditionalFlow  # noqa: PLC0415
-    from cadp.cinn.sgd_start import public_start  # noqa: PLC0415
 
     plan = saved.plan
     # A unit whose records did not stand together would be drawn, and clipped, in parts.
@@ -85,7 +85,7 @@ def unit_records(flow: "ConditionalFlow", records: DecodedRecords, reporter: Rep
     """The whitened content of the records of chosen units, in a memory map beside that of their images."""
     import torch  # noqa: PLC0415
 
-    from cadp.cinn.sgd import UnitRecords  # noqa: PLC0415
+    from cadp.cinn.dp_sgd.training import UnitRecords  # noqa: PLC0415
 
     chosen, k = records.chosen, flow.architecture.content
     content = np.memmap(records.folder / "content", dtype=np.float32, mode="w+", shape=(max(1, int(chosen.sum())), k))
@@ -117,7 +117,7 @@ class SavedTraining:
         Raises:
             CheckpointRefused: what lies there is no state of this plan.
         """
-        from cadp.cinn.sgd_state import read_state  # noqa: PLC0415
+        from cadp.cinn.dp_sgd.state import read_state  # noqa: PLC0415
 
         self.plan, self._private, self._renew, self._reporter = plan, job.private, renew, reporter
         self._prefix, self._before = f"training/{charge.id}/", curve(job.plan.moments.event())
@@ -129,7 +129,7 @@ class SavedTraining:
 
     def after_step(self, training: "Training") -> None:
         """Keep the lease; save the state every so many steps and after the last, and drop those before it."""
-        from cadp.cinn.sgd_state import state_bytes  # noqa: PLC0415
+        from cadp.cinn.dp_sgd.state import state_bytes  # noqa: PLC0415
 
         self._renew()
         if training.step % SAVE_EVERY and training.step != self.plan.steps:

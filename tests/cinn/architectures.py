@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cadp.cinn.architecture import Architecture, Conditions, Convolutional, Coupled, Couplings, Dense, Scale, Whitening
-from cadp.cinn.layer import Condition
+from cadp.cinn.layers.layer import Condition
 from cadp.cinn.network import ConditionalFlow
 
 LABELS = Conditions(3)

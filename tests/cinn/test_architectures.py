@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cadp.cinn.architecture import Architecture, Conditions, Convolutional, Couplings, Scale, architecture_from_json
 from cadp.cinn.checkpoint import load_checkpoint, save_checkpoint
-from cadp.cinn.layer import Condition
+from cadp.cinn.layers.layer import Condition
 from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip
 from cadp.privacy.accountant import RELATION, GaussianEvent
 from cadp.store import Store

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from cadp.cinn.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
 from cadp.cinn.architecture import Conditions, Whitening, architecture_from_json
-from cadp.cinn.layer import Condition, Layer
-from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip, synthetic_records
-from cadp.cinn.transforms import (
+from cadp.cinn.layers.affine import ClassScale, ClassShift, ClassWhitening, InvertibleLinear
+from cadp.cinn.layers.layer import Condition, Layer
+from cadp.cinn.layers.transforms import (
     CosineTransform,
     band_of_coefficients,
     coefficient_order,
     cosine_matrix,
     radial_frequency,
 )
+from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip, synthetic_records
 from cadp.errors import CheckpointRefused
 from tests.cinn.conftest import random_flow
 

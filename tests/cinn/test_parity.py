@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from cadp.cinn.architecture import Conditions
-from cadp.cinn.coupling import Coupling
-from cadp.cinn.images import Haar, Squares
-from cadp.cinn.layer import Condition
+from cadp.cinn.layers.coupling import Coupling
+from cadp.cinn.layers.images import Haar, Squares
+from cadp.cinn.layers.layer import Condition
+from cadp.cinn.layers.subnets import ConvSubnet, DenseSubnet
 from cadp.cinn.network import check_round_trip
 from cadp.cinn.published import import_published, published_mnist
-from cadp.cinn.subnets import ConvSubnet, DenseSubnet
 from tests.cinn.oracle import BLOCKS, conditions_of, graph, subnet
 
 N = 5

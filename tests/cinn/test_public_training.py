@@ -6,7 +6,7 @@ import torch
 
 from cadp.cinn.architecture import Architecture, Coupled, Couplings, Dense, Whitening
 from cadp.cinn.checkpoint import Origin, load_checkpoint, save_public
-from cadp.cinn.layer import Condition
+from cadp.cinn.layers.layer import Condition
 from cadp.cinn.network import ConditionalFlow, synthetic_condition
 from cadp.cinn.public_training import PublicRecipe, PublicRecords, _loss, train_public
 from cadp.errors import CheckpointRefused

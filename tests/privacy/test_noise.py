@@ -199,8 +199,11 @@ PACKAGE = Path(cadp.privacy.__file__).parents[1]
 # Wherever a private value meets noise, or chance decides about a private record.
 PRIVATE = [
     *sorted(PACKAGE.glob("privacy/*.py")),
-    *(PACKAGE / f"cinn/{name}.py" for name in ("sgd", "sgd_contributions", "sgd_gradients", "sgd_sample")),
-    *(PACKAGE / path for path in ("cinn/moments.py", "cinn/contributions.py", "utility/gate.py", "steps/privatize.py")),
+    *(PACKAGE / f"cinn/dp_sgd/{name}.py" for name in ("training", "contributions", "gradients", "sample")),
+    *(
+        PACKAGE / path
+        for path in ("cinn/fit/moments.py", "cinn/fit/contributions.py", "utility/gate.py", "steps/privatize.py")
+    ),
 ]
 
 

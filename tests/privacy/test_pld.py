@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from cadp.cinn.plan import MomentsPlan
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.errors import PrivacyError
 from cadp.privacy import losses, pld
 from cadp.privacy.accountant import calibrate_gaussian, curve, gaussian_epsilon_exact

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from cadp.cinn.architecture import Coupled
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.cinn.model_plan import ModelPlan
 from cadp.cinn.network import ConditionalFlow
-from cadp.cinn.plan import MomentsPlan
 from cadp.errors import CadpError, VerificationFailed
 from cadp.plan import plan_release
 from cadp.privacy.audit.path import CodePath, InjectedFault, Output, path_checks

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cadp.cinn import contributions, moments
-from cadp.cinn.plan import MomentsPlan, Query
+from cadp.cinn.fit import contributions, moments
+from cadp.cinn.fit.plan import MomentsPlan, Query
 from cadp.privacy.audit.asked import FitPath
 from cadp.privacy.audit.exact_training import training_checks
 from cadp.privacy.audit.run import run_audit

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cadp.cinn import moments
-from cadp.cinn.plan import STEP
+from cadp.cinn.fit import moments
+from cadp.cinn.fit.plan import STEP
 from cadp.privacy import bits, noise, privunit
 from cadp.release import run_release
 from cadp.reporter import ConsoleReporter

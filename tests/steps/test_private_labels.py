@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cadp.cinn import moments
+from cadp.cinn.fit import moments
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import SpecError
 from cadp.privacy.accountant import curve

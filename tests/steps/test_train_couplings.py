@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from cadp.cinn import sgd, sgd_plan
 from cadp.cinn.architecture import Coupled
+from cadp.cinn.dp_sgd import plan as sgd_plan
+from cadp.cinn.dp_sgd import training as sgd
+from cadp.cinn.dp_sgd.plan import coupled
+from cadp.cinn.dp_sgd.start import stack_of
+from cadp.cinn.dp_sgd.state import read_state, state_bytes
 from cadp.cinn.network import ConditionalFlow
-from cadp.cinn.sgd_plan import coupled
-from cadp.cinn.sgd_start import stack_of
-from cadp.cinn.sgd_state import read_state, state_bytes
 from cadp.errors import CheckpointRefused, PrivacyError, SpecError
 from cadp.ledger import State
 from cadp.release import run_step
@@ -41,7 +42,7 @@ STEPS, EVERY = 12, 3
 # Trains, and kills its own process at the n-th time that a point is reached.
 DRIVER = f"""
 import os, signal, sys
-from cadp.cinn import sgd, sgd_plan
+from cadp.cinn.dp_sgd import training as sgd, plan as sgd_plan
 from cadp.ledger import Ledger
 from cadp.release import Job, run_step
 from cadp.reporter import Silent

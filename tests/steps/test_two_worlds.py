@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cadp.cinn import moments
+from cadp.cinn.fit import moments
 from cadp.privacy import bits
 from cadp.privacy.label_response import RandomizedResponse
 from cadp.privacy.privunit import PrivUnit

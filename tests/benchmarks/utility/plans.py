@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from cadp.cinn.architecture import Shape
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.cinn.model_plan import ModelPlan
-from cadp.cinn.plan import MomentsPlan
 from cadp.privacy.accountant import calibrate_gaussian, curve, gaussian_epsilon_exact
 from cadp.privacy.events import RELATION, Event
 from tests.benchmarks.utility.cells import DELTA, Training

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cadp.cinn.transforms import cosine_matrix
+from cadp.cinn.layers.transforms import cosine_matrix
 from cadp.reporter import Silent
 from cadp.utility.classifier import Classifier, ClassifierRecipe, train_classifier
 from tests.benchmarks.utility.data import CLASSES, Pictures

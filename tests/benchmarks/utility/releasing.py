@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cadp.cinn import sgd
+from cadp.cinn.dp_sgd import training as sgd
+from cadp.cinn.dp_sgd.plan import SgdPlan
+from cadp.cinn.dp_sgd.start import public_start
+from cadp.cinn.dp_sgd.training import UnitRecords
+from cadp.cinn.fit.moments import fit_moments
 from cadp.cinn.model_plan import ModelPlan
-from cadp.cinn.moments import fit_moments
 from cadp.cinn.network import ConditionalFlow
-from cadp.cinn.sgd import UnitRecords
-from cadp.cinn.sgd_plan import SgdPlan
-from cadp.cinn.sgd_start import public_start
 from cadp.privacy import noise
 from cadp.privacy.mechanisms import Mechanism, Resample, plan_mechanism
 from cadp.reporter import Silent

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cadp.cinn.plan import MomentsPlan
+from cadp.cinn.fit.plan import MomentsPlan
 from cadp.privacy.audit.exact_legacy import legacy_checks, legacy_pair
 from cadp.privacy.audit.path import CodePath
 from cadp.privacy.audit.run import audit

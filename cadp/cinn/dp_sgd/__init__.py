@@ -1,0 +1,1 @@
+"""DP-SGD of the couplings: plan, Poisson samples, clipped integer gradients, steps."""

@@ -1,0 +1,1 @@
+"""The DP moments: queries, their plan, the sums and what they determine."""

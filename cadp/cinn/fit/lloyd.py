@@ -1,0 +1,112 @@
+"""Lloyd's algorithm on noisy sums: which component a record is nearest to, and where the next centres are.
+
+Everything but `nearest` is post-processing of noisy answers. `nearest` is a function of one record and of earlier
+answers: it works on integers, so that no rounding of a product can depend on the records beside it.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cadp.cinn.fit.query import Query
+
+Array = NDArray[np.float64]
+
+SPREAD = 0.8
+SMALLEST_WITHIN = 0.08
+# Between two centres 2h deviations apart the transport is as flat as exp(−h²/2): at most 4 keeps twelve digits.
+FARTHEST = 4.0
+
+
+def starting_centres(classes: int, components: int, dims: int) -> Array:
+    """`(classes, components, dims)` public centres: normal draws from SHAKE-256, of standard deviation `SPREAD`."""
+    size = classes * components * dims
+    words = np.frombuffer(hashlib.shake_256(f"cadp centres of {components}".encode()).digest(8 * size), dtype="<u8")
+    uniform = (words.astype(np.float64) + 0.5) * 2.0**-64
+    normal = torch.special.ndtri(torch.from_numpy(np.clip(uniform, 1e-18, 1 - 1e-16))).numpy()
+    return np.asarray(SPREAD * normal.reshape(classes, components, dims), dtype=np.float64)
+
+
+def on_lattice(centres: Array, query: Query, step: float) -> Array:
+    """Centres as integers in lattice steps, each no longer than the clip radius and so in reach of a record."""
+    return np.asarray(np.trunc(_inside(centres, query.radius * step) / step), dtype=np.float64)
+
+
+def nearest(steps: Array, centres: Array, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The block `label·M + j` of every record: j is the centre of its class that is nearest, the first of several.
+
+    Args:
+        steps: `(n, k)` integers in lattice steps, each row within the radius.
+        centres: `(classes, M, k)` integers within the radius. Products are then exact in float64.
+        labels: `(n,)`.
+    """
+    classes, components, dims = centres.shape
+    products = steps @ centres.reshape(-1, dims).T
+    distance = np.square(centres).sum(axis=2)[None] - 2 * products.reshape(-1, classes, components)
+    own = np.take_along_axis(distance, labels[:, None, None], axis=1)[:, 0]
+    return np.asarray(labels * components + own.argmin(axis=1), dtype=np.int64)
+
+
+def noisy_centres(answer: NDArray[np.int64], query: Query, step: float) -> tuple[Array, Array]:
+    """The records and the centre of every component, from sums of vectors and counts `(classes, M, k + 1)`.
+
+    A component of less than three standard deviations of noise is taken for empty: it has no records, and its centre
+    is zero. The others are drawn towards zero, the mean of their class, as far as noise explains them.
+
+    Returns:
+        `(classes, M)` records, 0 for empty ones, and `(classes, M, k)` centres in units of the class's deviation.
+    """
+    records = answer[..., -1] / query.count
+    known = records > 3 * query.sigma / query.count
+    size = np.where(known, records, 1.0)[..., None]
+    centre = _inside(answer[..., :-1] * step / size, query.radius * step)  # where a mean of clipped vectors lies
+    explained = np.square(query.sigma * step / size)
+    signal = np.clip(np.square(centre).mean(axis=-1, keepdims=True) - explained, 0.0, None)
+    centre = np.where(known[..., None], signal / (signal + explained) * centre, 0.0)
+    return np.where(known, records, 0.0), centre
+
+
+def reseeded(records: Array, centres: Array, iteration: int) -> Array:
+    """Centres for the next iteration: an empty component starts anew from a public draw."""
+    classes, components, dims = centres.shape
+    fresh = np.roll(starting_centres(classes, components, dims), iteration + 1, axis=1) * (0.5 / SPREAD)
+    return np.where(records[..., None] > 0, centres, fresh)
+
+
+def mixture(records: Array, centres: Array) -> tuple[Array, Array, Array]:
+    """Turn components into the tensors of a layer: log weights, centres, and the Cholesky factor they share.
+
+    The class has mean zero and the identity for its covariance: centres lose their weighted mean, and what the
+    components share is the identity less the covariance of their centres, with its eigenvalues floored. The place of
+    an empty component is taken by half of the heaviest one, which changes nothing.
+
+    Returns:
+        `(classes, M)`, `(classes, M, k)` in units of the shared covariance, and `(classes, k, k)` lower triangular.
+    """
+    weights, centres = _without_empty(records, centres)
+    offset = centres - np.einsum("cm,cmk->ck", weights, centres)[:, None]
+    between = np.einsum("cm,cmi,cmj->cij", weights, offset, offset)
+    values, vectors = np.linalg.eigh(np.eye(centres.shape[2]) - between)
+    values = np.maximum(values, SMALLEST_WITHIN)
+    factor = np.linalg.cholesky((vectors * values[:, None, :]) @ vectors.transpose(0, 2, 1))
+    within = np.linalg.solve(factor, offset.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.log(weights), np.clip(within, -FARTHEST, FARTHEST), factor
+
+
+def _inside(centres: Array, radius: float) -> Array:
+    length = np.linalg.norm(centres, axis=-1, keepdims=True)
+    return np.asarray(centres * (radius / np.maximum(length, radius)), dtype=np.float64)
+
+
+def _without_empty(records: Array, centres: Array) -> tuple[Array, Array]:
+    weights, centres = records.copy(), centres.copy()
+    for own, places in zip(weights, centres, strict=True):
+        if not own.any():
+            own[0], places[0] = 1.0, 0.0
+        for empty in np.flatnonzero(own == 0):
+            heaviest = own.argmax()
+            own[heaviest] /= 2
+            own[empty], places[empty] = own[heaviest], places[heaviest]
+    return weights / weights.sum(axis=1, keepdims=True), centres

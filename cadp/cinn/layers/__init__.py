@@ -1,0 +1,1 @@
+"""Bijections, one idea each: what a network is built of."""
