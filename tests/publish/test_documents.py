@@ -41,6 +41,16 @@ def test_two_stores_get_equal_bytes_and_a_rerun_is_a_no_op(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == times
 
 
+@pytest.mark.parametrize("audit", [None, b"{}\n"], ids=["none", "one"])
+def test_card_and_page_point_at_an_audit_that_is_there(
+    records: list[Released], facts: ReleaseFacts, signer: Signer, tmp_path: Path, audit: bytes | None
+) -> None:
+    audited = replace(facts, audit=audit)
+    target = Store.open(str(tmp_path / "release"))
+    finish(target, publish_records(target, records, audited, tmp_path), records, audited, signer)
+    assert [(b"audit.json" in target.get(name)) for name in ("README.md", "index.html")] == 2 * [audit is not None]
+
+
 def test_the_manifest_is_written_last(
     records: list[Released], facts: ReleaseFacts, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
