@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/ready-$(TORCH)
 export CADP_HOME ?= $(CURDIR)/.cadp
 
-.PHONY: help setup data demo down status test bench bench-utility lint clean
+.PHONY: help setup data demo down status test bench bench-utility bench-tables lint clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -33,7 +33,8 @@ $(STAMP): pyproject.toml infra/constraints.txt infra/setup.sh
 	@rm -f $(VENV)/ready-* && touch $@
 
 data: setup ## Fetch and check the demo's data
-	@$(BIN)/python -m cadp.sources.fetch fashion-mnist "$(CADP_HOME)/data"
+	@for name in fashion-mnist breast-cancer diabetes; do \
+		$(BIN)/python -m cadp.sources.fetch $$name "$(CADP_HOME)/data"; done
 
 demo: setup data ## Run a whole release (SPEC=… runs another one); run it again and it goes on
 	@$(BIN)/cadp keys new --if-absent
@@ -46,8 +47,10 @@ down: ## Stop the Prefect server that the demo left up
 status: ## Say whether the Prefect server runs, and where
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m flows status; else echo "no server runs"; fi
 
+# One process more than cores, at most 4, for ledgers wait for their disk; one thread each, for threads wait for cores.
 test: setup data ## Run the tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile \
+		-n "$$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')"
 
 bench: setup ## Measure speed and memory against their targets (ONLY=ledger for some of them)
 	@$(BIN)/python -m tests.benchmarks $(ONLY)
@@ -55,6 +58,9 @@ bench: setup ## Measure speed and memory against their targets (ONLY=ledger for 
 # One thread: CPU seconds are then of work, not of waiting. WHAT="--seeds 0 --records 6000 --only 10 resample" is a look.
 bench-utility: setup data ## Measure how useful released records are and write docs/utility.md; run it again and it goes on
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.utility $(WHAT)
+
+bench-tables: setup data ## Measure how useful released tables are and write docs/tables.md
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.tables $(WHAT)
 
 lint: setup ## ruff and mypy --strict
 	@$(BIN)/ruff check .

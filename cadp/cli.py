@@ -377,6 +377,37 @@ def model_import(
     out.print(digest, highlight=False, soft_wrap=True)
 
 
+@model.command("train")
+def model_train(
+    spec: Annotated[Path, typer.Argument(metavar="MODEL", help="a model.yaml", show_default=False)],
+    processes: Annotated[int, typer.Option(min=1, max=64, help="that share the work, one a GPU if there are any")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on data declared public, by maximum likelihood. Run it again after any interruption."""
+    from cadp.reporter import ConsoleReporter
+    from cadp.steps.train_public import train_public_model
+
+    trained = train_public_model(spec, Settings.load(), ConsoleReporter(err), processes)
+    if as_json:
+        out.print_json(json.dumps({"digest": trained.digest, "round_trip": trained.fit.round_trip}))
+        return
+    out.print(trained.digest, highlight=False, soft_wrap=True)
+
+
+@model.command("report")
+def model_report(spec: Spec, as_json: AsJson = False) -> None:
+    """Show how private records return from their own model, and the losses of its training. For the operator alone."""
+    from cadp.show.model_report import print_report
+    from cadp.steps.job import Job
+    from cadp.steps.private_round_trip import operators_report
+
+    report = operators_report(Job.open(spec))
+    if as_json:
+        out.print_json(json.dumps(report))
+        return
+    print_report(report, out)
+
+
 def _facts(facts: dict[str, str]) -> None:
     for name, value in facts.items():
         out.print(escape(f"{name:14}{value}"), highlight=False, soft_wrap=True)

@@ -15,10 +15,13 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+from cadp.cinn.architecture import Architecture
 from cadp.cinn.dp_sgd.plan import SgdPlan
 from cadp.cinn.fit.plan import MomentsPlan
+from cadp.cinn.loaded import LoadedModel
 from cadp.cinn.model_plan import ModelPlan
 from cadp.errors import ObjectExists, PlanDiffers, PrivacyError, SpecError
+from cadp.planned_model import Models, choose_model
 from cadp.privacy.accountant import Curve, Event, curve
 from cadp.privacy.labels import (
     AttributeResponse,
@@ -35,6 +38,7 @@ from cadp.privacy.plain_words import scientific
 from cadp.privacy.units import per_unit
 from cadp.secret import PopulationSecret
 from cadp.sources import PublicFacts, Source, SourceFile, catalogue, open_source
+from cadp.sources.address import addresses
 from cadp.spec import Attribute, Labels, ReleaseSpec, canonical_json
 from cadp.store import Store
 from cadp.utility.gate import GatePlan
@@ -91,29 +95,44 @@ class Plan:
         facts: what is public about the source.
         inventory: per split, path, size and etag of the source's files.
         ranges: how many ranges the training records are cut into.
-        moments: how the model is trained.
+        moments: how the model is trained; None where one is loaded.
         mechanism: what happens to a record's latent.
         labels: what happens to its label.
         gate: the charged gate.
         versions: versions of the libraries that can change a result.
         couplings: DP-SGD of the couplings behind what the moments fit, if the spec asks for it.
+        loaded: the model that is used instead of training one.
+        start: the public model that the couplings' training starts from.
     """
 
     spec: ReleaseSpec
     facts: PublicFacts
     inventory: Mapping[str, list[SourceFile]]
     ranges: int
-    moments: MomentsPlan
+    moments: MomentsPlan | None
     mechanism: Mechanism
     labels: LabelPlan
     gate: GatePlan
     versions: Mapping[str, str]
     couplings: SgdPlan | None = None
+    loaded: LoadedModel | None = None
+    start: LoadedModel | None = None
 
     @property
-    def model(self) -> ModelPlan:
-        """How the model is trained, under one charge."""
+    def training(self) -> ModelPlan:
+        """How the model is trained, under one charge.
+
+        Raises:
+            PrivacyError: it is loaded.
+        """
+        if self.moments is None:
+            raise PrivacyError(f"{self.spec.release} loads its model: nothing is trained")
         return ModelPlan(self.moments, self.couplings)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network that records go through."""
+        return self.training.architecture if self.loaded is None else self.loaded.architecture
 
     @property
     def holdout_population(self) -> str:
@@ -140,15 +159,7 @@ class Plan:
         spec, facts, m = self.spec, self.facts, self.records_per_unit
         several = "" if m == 1 else f", up to {m} of one {spec.source.unit}"
         return (
-            Part(
-                "train",
-                f"{facts.records:,} records{several}",
-                spec.population,
-                self.model.words(),
-                self.model.parameters(),
-                self.model.event(),
-                self.model.zero_out_event(),
-            ),
+            *self._model_part(f"{facts.records:,} records{several}"),
             Part(
                 "records",
                 f"{facts.records:,} records, " + ("in batches" if self.stamp else "each alone") + several,
@@ -172,6 +183,27 @@ class Plan:
             ),
         )
 
+    def _model_part(self, reads: str) -> tuple[Part, ...]:
+        """The charge of the model; none where it is public."""
+        model: ModelPlan | LoadedModel = self.loaded or self.training
+        if self.loaded is not None:
+            if self.loaded.cost is None:
+                return ()
+            reads = "no record: the model was trained on them before"
+        started = "" if self.start is None else ", started from public weights"
+        told = {} if self.start is None else {"start": self.start.parameters()}
+        return (
+            Part(
+                "train",
+                reads,
+                self.spec.population,
+                model.words() + started,
+                model.parameters() | told,
+                model.event(),
+                model.zero_out_event(),
+            ),
+        )
+
     def total(self) -> Curve:
         """The curve that this release adds to its own population; what has no guarantee is never charged."""
         own = (p for p in self.parts() if p.population == self.spec.population and p.guaranteed)
@@ -187,7 +219,8 @@ class Plan:
             "facts": self.facts.to_json(),
             "inventory": {split: [file.to_json() for file in files] for split, files in self.inventory.items()},
             "ranges": self.ranges,
-            "moments": self.moments.parameters(),
+            **({"model": self.loaded.to_json()} if self.loaded else {"moments": self.training.moments.parameters()}),
+            **({"start": self.start.to_json()} if self.start else {}),
             "couplings": None if self.couplings is None else self.couplings.parameters(),
             "mechanism": self.mechanism.parameters(),
             "labels": self.labels.parameters(),
@@ -206,15 +239,17 @@ def holdout_population(population: str) -> str:
     return population + HOLDOUT_SUFFIX
 
 
-def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -> Plan:
+def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None, models: Models | None = None) -> Plan:
     """Plan a release from its spec and the source's inventory.
 
     Args:
         spec: the release.
         source: the opened source; only its list of files is asked for.
         ranges: the number of ranges of an earlier plan of the same release; from `run.range_records` if None.
+        models: where models that the spec names are looked up.
 
     Raises:
+        CheckpointRefused: a model that the spec names may not be used, or does not fit the records.
         SpecError: the parts cost more than `spend`, or δ is too large for so many units.
         SourceError: the source cannot be found.
     """
@@ -226,23 +261,13 @@ def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -
             f"{1 / (10 * facts.unit_count):.1e}: lower it, or say in spend.why_delta why it may stand"
         )
     labels = _plan_labels(spec, facts.classes)
-    asked = spec.model.train
-    model = ModelPlan.calibrate(
-        asked.epsilon,
-        delta,
-        shape=facts.shape,
-        classes=len(facts.classes),
-        units=facts.unit_count,
-        max_records_per_unit=spec.source.max_records_per_unit,
-        private_labels=labels.private,
-        fraction=None if asked.couplings is None else asked.couplings.fraction,
-    )
+    chosen = choose_model(spec, facts, labels.private, models)
     plan = Plan(
         spec=spec,
         facts=facts,
         inventory=source.files(),
         ranges=ranges or max(1, ceil(facts.records / spec.run.range_records)),
-        moments=model.moments,
+        moments=chosen.moments,
         mechanism=_legacy(spec, facts)
         if spec.mechanism.kind == "legacy"
         else plan_mechanism(
@@ -257,14 +282,17 @@ def make_plan(spec: ReleaseSpec, source: Source, *, ranges: int | None = None) -
             holdout_units=facts.holdout_unit_count,
             accuracy_at_least=spec.validate_.accuracy_at_least,
         ),
-        versions=_versions(),
-        couplings=model.couplings,
+        versions=_versions() if facts.table is None else _versions("scikit-learn"),
+        couplings=chosen.couplings,
+        loaded=chosen.loaded,
+        start=chosen.start,
     )
-    learned = plan.moments.architecture.content
+    learned = plan.architecture.content
     if plan.stamp is None and plan.mechanism.content_dims > learned:
+        by = f"learns at ε = {spec.model.train.epsilon:g}" if spec.model.train else "has for content"
         raise SpecError(
             f"mechanism.content_dims {plan.mechanism.content_dims} is more than the {learned} "
-            f"principal dimensions that the model learns at ε = {spec.model.train.epsilon:g}"
+            f"principal dimensions that the model {by}"
         )
     cost = plan.total().epsilon(delta)
     if cost > spec.spend.epsilon * (1 + 1e-9):
@@ -319,11 +347,19 @@ def _plan_attributes(epsilon: float, attributes: Sequence[Attribute], classes: t
         raise SpecError(f"{field}: {error}") from error
 
 
-def plan_release(spec: ReleaseSpec, data_dir: Path, private: Store) -> Plan:
-    """Plan a release under the ranges of its earlier plan, if it has one in `private`."""
+def plan_release(spec: ReleaseSpec, data_dir: Path, private: Store, models: Store | None = None) -> Plan:
+    """Plan a release under the ranges of its earlier plan, if it has one in `private`.
+
+    Args:
+        spec: the release.
+        data_dir: where catalogued datasets lie.
+        private: the release's private prefix.
+        models: the private zone's models; a spec that loads one needs them.
+    """
     source = open_source(spec.source, data_dir=data_dir)
     earlier = json.loads(private.get(PLAN_KEY)) if private.exists(PLAN_KEY) else None
-    return make_plan(spec, source, ranges=earlier["ranges"] if earlier else None)
+    known = None if models is None else Models(models, addresses(spec.source.url, data_dir))
+    return make_plan(spec, source, ranges=earlier["ranges"] if earlier else None, models=known)
 
 
 def bind_plan(plan: Plan, private: Store) -> None:
@@ -370,9 +406,9 @@ def _pretty(value: object) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _versions() -> dict[str, str]:
+def _versions(*further: str) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *further):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -109,6 +109,8 @@ def summary(job: Job) -> Summary:
         load_lines=(
             "from datasets import load_dataset",
             f'release = load_dataset("{url.removeprefix("file://")}", split="train")',
-            'release[0]["image"], release.features["label"].int2str(release[0]["label"])',
+            'release[0]["image"], release.features["label"].int2str(release[0]["label"])'
+            if job.plan.facts.table is None
+            else "release[0]",
         ),
     )

@@ -12,6 +12,7 @@ Variables win over the profile.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,20 @@ from pathlib import Path
 
 from cadp.errors import SettingsError
 
-_NAMES = ("home", "private", "public", "ledger", "anchors", "keys", "secrets", "data", "scratch", "retention_days")
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
+_NAMES = (
+    "home",
+    "private",
+    "public",
+    "ledger",
+    "anchors",
+    "keys",
+    "secrets",
+    "data",
+    "scratch",
+    "retention_days",
+    "device",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,7 @@ class Settings:
         secrets_dir: local folder of the populations' secrets.
         data_dir: local folder of datasets that cadp knows by name.
         scratch: local folder for sorting; emptied after use.
+        device: what networks run on: `cpu`, `cuda` or `cuda:1`; it is never chosen by itself.
         retention_days: how long `cadp gc` keeps what a release was made from after it was published or burned.
     """
 
@@ -49,6 +64,7 @@ class Settings:
     data_dir: Path
     scratch: Path
     retention_days: int = 30
+    device: str = "cpu"
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -79,6 +95,7 @@ class Settings:
             data_dir=Path(values.get("data", str(home / "data"))).expanduser().absolute(),
             scratch=Path(values.get("scratch", str(home / "scratch"))).expanduser().absolute(),
             retention_days=_days(values.get("retention_days", "30")),
+            device=_device(values.get("device", "cpu")),
         )
 
     def make_private_folders(self) -> None:
@@ -130,6 +147,12 @@ def _days(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 7):
         raise SettingsError(f"retention_days is a whole number of days from 0 on, not {text!r}")
     return int(text)
+
+
+def _device(text: str) -> str:
+    if _DEVICE.fullmatch(text) is None:
+        raise SettingsError(f"device is cpu, cuda or cuda:1, not {text!r}")
+    return text
 
 
 def _profile(path: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ regular files with plain names, within stated limits, and an archive that ends w
 
 import io
 import json
+import math
 import re
 import struct
 import tarfile
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from cadp.errors import RejectedInput
-from cadp.records import Record
+from cadp.records import ENTRIES, Record, Values
 
 MOST_PIXELS = 1 << 26
 """The largest image decoded, in pixels."""
@@ -92,7 +93,7 @@ def write_raw_shard(path: Path, records: Iterable[Record]) -> int:
     """Write private records as a WebDataset tar and return how many.
 
     A record is `KEY.png`, `KEY.cls` and `KEY.json` (its source key and unit), KEY being its place in the shard in hex.
-    A rejected record has no `.png`.
+    A row of a table has no `.png`; its entries are a list in the `.json`. A rejected record has neither.
     """
     return write_tar(path, ((f"{place:08x}", _raw_members(record)) for place, record in enumerate(records)))
 
@@ -106,13 +107,39 @@ def read_raw_shard(stream: BinaryIO) -> Iterator[Record]:
     for place, members in read_tar(stream):
         try:
             about = json.loads(members["json"])
-            image = _decode(members["png"]) if "png" in members else None
+            image = _decode(members["png"]) if "png" in members else _row(about.get("row"))
             yield Record(key=about["key"], unit=about["unit"], label=int(members["cls"]), image=image)
         except (KeyError, TypeError, ValueError) as error:
             raise RejectedInput(f"sample {place!r} is no raw record: {type(error).__name__} {error}") from error
 
 
-def encode_png(image: NDArray[np.uint8], level: int = 1) -> bytes:
+def encode_values(image: Values) -> bytes:
+    """Return what is released of a record: a PNG of pixels, or the entries of a row, 16 bits each, little-endian.
+
+    Raises:
+        RejectedInput: another shape or type.
+    """
+    if image.dtype != ENTRIES:
+        return encode_png(image)
+    if image.ndim != 3 or image.shape[:2] != (1, 1):
+        raise RejectedInput(f"cannot encode a row of shape {image.shape}: (1, 1, d) needed")
+    return image.astype("<u2").tobytes()
+
+
+def decode_values(data: bytes, shape: tuple[int, int, int], kind: DTypeLike) -> Values:
+    """Return what `encode_values` wrote, as `shape` and of type `kind`: uint8 pixels or the uint16 entries of a row.
+
+    Raises:
+        RejectedInput: it is damaged, or of another shape.
+    """
+    if np.dtype(kind) != ENTRIES:
+        return decode_png(data, shape)
+    if len(data) != 2 * math.prod(shape):
+        raise RejectedInput(f"a row of {len(data)} bytes: {shape[2]} entries of 2 are needed")
+    return np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(shape)
+
+
+def encode_png(image: Values, level: int = 1) -> bytes:
     """Return `(h, w, 1)` or `(h, w, 3)` uint8 pixels as a PNG of the chunks IHDR, IDAT and IEND alone.
 
     Args:
@@ -165,9 +192,28 @@ def _decode(data: bytes, shape: tuple[int, int, int] | None = None) -> NDArray[n
     return pixels
 
 
+def _row(entries: object) -> Values | None:
+    """Return the entries of a row; None where there are none.
+
+    Raises:
+        ValueError: it is no list of 16-bit integers.
+    """
+    if entries is None:
+        return None
+    if not isinstance(entries, list) or not entries or not all(type(entry) is int for entry in entries):
+        raise ValueError("a row is a list of integers")
+    if min(entries) < 0 or max(entries) > np.iinfo(ENTRIES).max:
+        raise ValueError("the entries of a row have 16 bits")
+    return np.array(entries, dtype=ENTRIES).reshape(1, 1, -1)
+
+
 def _raw_members(record: Record) -> dict[str, bytes]:
-    about = {"key": record.key, "unit": record.unit}
-    pixels = {} if record.image is None else {"png": encode_png(record.image)}
+    about: dict[str, object] = {"key": record.key, "unit": record.unit}
+    pixels = {}
+    if record.image is not None and record.image.dtype == ENTRIES:
+        about["row"] = record.image.ravel().tolist()
+    elif record.image is not None:
+        pixels["png"] = encode_png(record.image)
     return {**pixels, "cls": str(record.label).encode(), "json": json.dumps(about).encode()}
 
 

@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
     model_validator,
@@ -24,6 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from cadp.columns import Table
 from cadp.errors import SpecError
 
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
@@ -118,10 +120,14 @@ class Labels(_Frozen):
         return "public" if self.resample is None else "resample"
 
 
+TABLES = ("csv", "parquet")
+_OF_TABLES = ("table", "unit_column")
+
+
 class Source(_Frozen):
     """Where the private records are and what is public about them."""
 
-    format: Literal["idx", "imagefolder"] = Field(description="how the records are stored")
+    format: Literal["idx", "imagefolder", "csv", "parquet"] = Field(description="how the records are stored")
     url: str = Field(min_length=1, description="a folder, or the name of a dataset that cadp knows")
     unit: str = Field(
         pattern=r"^[a-z]([a-z-]{0,30}[a-z])?$",
@@ -133,6 +139,10 @@ class Source(_Frozen):
         max_length=100,
         description="a regular expression for a whole file name; its one group is the unit's id",
     )
+    unit_column: str | None = Field(
+        default=None, min_length=1, max_length=100, description="of a table, its column of unit ids; never released"
+    )
+    table: Table | None = Field(default=None, description="what the columns of a table are; public")
     max_records_per_unit: int = Field(default=1, ge=1, le=10_000, description="the most of a unit's records to use")
     labels: Labels = Field(description="public labels are published as they are; class counts leak exactly then")
     records: int | None = Field(default=None, ge=1, description="how many records the source holds; public")
@@ -157,15 +167,47 @@ class Source(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _table_is_declared(self) -> Self:
+        if not self.tabular:
+            if self.table is not None:
+                raise ValueError(f"table is for formats {' and '.join(TABLES)}, not {self.format}")
+            return self
+        if self.table is None or self.classes is None:
+            raise ValueError(f"a source of format {self.format} needs table and classes: its columns are public")
+        if self.shape is not None:
+            raise ValueError("the shape of a table follows from its columns: leave shape out")
+        for text in self.table.texts():
+            _no_claim(text)
+        label = self.table.label
+        if label.edges is not None and len(label.edges) != len(self.classes) + 1:
+            raise ValueError(
+                f"{len(self.classes)} classes have {len(self.classes) + 1} edges: table.label.edges are "
+                f"{len(label.edges)}"
+            )
+        if self.unit_column in self.table.source_columns:
+            raise ValueError(f"unit_column {self.unit_column} names units: it may not be a released column as well")
+        return self
+
+    @model_validator(mode="after")
     def _unit_is_known(self) -> Self:
         if self.unit == "record":
-            names = ("unit_pattern", "max_records_per_unit", "units", "holdout_units", "over_cap")
+            names = ("unit_pattern", "unit_column", "max_records_per_unit", "units", "holdout_units", "over_cap")
             fields = type(self).model_fields
             if stray := [name for name in names if getattr(self, name) != fields[name].default]:
                 raise ValueError(f"of unit record, every record is a unit: leave out {', '.join(stray)}")
             return self
+        if self.records is not None and self.over_cap >= self.records:
+            raise ValueError(f"over_cap {self.over_cap} leaves nothing of {self.records} records")
+        if self.tabular:
+            if self.unit_column is None or self.units is None or self.holdout_units is None:
+                raise ValueError(f"a table by {self.unit} needs unit_column, units and holdout_units")
+            if self.unit_pattern is not None:
+                raise ValueError("unit_pattern is for names of files: a table has unit_column")
+            return self
         if self.format != "imagefolder":
             raise ValueError(f"a source of format {self.format} does not say whose records are whose: unit is record")
+        if self.unit_column is not None:
+            raise ValueError("unit_column is for tables: files have unit_pattern")
         if self.unit_pattern is None or self.units is None or self.holdout_units is None:
             raise ValueError(f"a source by {self.unit} needs unit_pattern, units and holdout_units")
         try:
@@ -174,13 +216,24 @@ class Source(_Frozen):
             raise ValueError(f"unit_pattern is no regular expression: {error}") from error
         if groups != 1:
             raise ValueError(f"unit_pattern has {groups} groups: one, in parentheses, is the unit's id")
-        if self.records is not None and self.over_cap >= self.records:
-            raise ValueError(f"over_cap {self.over_cap} leaves nothing of {self.records} records")
         return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is of tables alone, where it is not said: specs of images keep their digest."""
+        told: dict[str, Any] = fields(self)
+        return {name: value for name, value in told.items() if value is not None or name not in _OF_TABLES}
+
+    @property
+    def tabular(self) -> bool:
+        """Whether the records are rows of a table."""
+        return self.format in TABLES
 
     @property
     def unit_text(self) -> str:
         """The unit as a population's budget names it: another way to tell units apart is another unit."""
+        if self.unit_column is not None:
+            return f"{self.unit} by column {self.unit_column}"
         return self.unit if self.unit_pattern is None else f"{self.unit} by {self.unit_pattern}"
 
 
@@ -192,15 +245,32 @@ class Spend(_Frozen):
     why_delta: Words | None = Field(default=None, description="in words, when delta is above 1 / (10 · units)")
 
 
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was not said, so that a setting that came later changes no digest of a spec without it."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 class Couplings(_Frozen):
     """Train couplings behind the fitted layers by DP-SGD; `couplings: true` takes every setting as it stands here."""
 
     fraction: float = Field(default=1.0, gt=0, le=1, description="of the units that are read, by a keyed hash; public")
+    start: str | None = Field(default=None, description="public model whose couplings it starts from: digest or path")
+    public: Words | None = Field(default=None, min_length=8, description="why that model is public, in words")
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: object) -> object:
         return {} if value is True else value
+
+    @model_validator(mode="after")
+    def _declared(self) -> Self:
+        if (self.start is None) != (self.public is None):
+            raise ValueError("start names a public model, public says why it is: both or neither")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _given(fields(self))
 
 
 class Train(_Frozen):
@@ -218,9 +288,23 @@ class Train(_Frozen):
 
 
 class Model(_Frozen):
-    """Where the conditional invertible network comes from."""
+    """Where the conditional invertible network comes from: `{train: …}`, `{load: …}` or `{load: …, public: why}`."""
 
-    train: Train
+    train: Train | None = None
+    load: str | None = Field(default=None, description="digest of a model in the private zone, or path of its .json")
+    public: Words | None = Field(default=None, min_length=8, description="why a loaded model is public, in words")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.train is None) == (self.load is None):
+            raise ValueError("name one of train and load")
+        if self.public is not None and self.load is None:
+            raise ValueError("public is said of a model that is loaded")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _given(fields(self))
 
 
 class Mechanism(_Frozen):
@@ -242,7 +326,9 @@ class Mechanism(_Frozen):
 class Validate(_Frozen):
     """The charged gate on the accuracy of a classifier trained on released records."""
 
-    classifier: Literal["cnn"] = "cnn"
+    classifier: Literal["cnn", "linear", "boosting"] = Field(
+        default="cnn", description="cnn for images; linear (logistic regression) or boosting (of trees) for tables"
+    )
     holdout: Literal["test"] = Field(description="the source's declared split that the classifier is scored on")
     epsilon: Epsilon
     accuracy_at_least: float = Field(ge=0, le=1)
@@ -287,6 +373,17 @@ class ReleaseSpec(_Frozen):
     validate_: Validate = Field(alias="validate")
     publish: Publish = Publish()
     run: Run = Run()
+
+    @model_validator(mode="after")
+    def _classifier_fits(self) -> Self:
+        if self.source.tabular == (self.validate_.classifier == "cnn"):
+            raise ValueError(
+                f"validate.classifier {self.validate_.classifier} does not fit source.format {self.source.format}: "
+                f"images have cnn, tables linear or boosting"
+            )
+        if self.source.tabular and self.mechanism.kind == "legacy":
+            raise ValueError("mechanism legacy reproduces the published code on images: a table has another mechanism")
+        return self
 
     @property
     def release(self) -> str:

@@ -7,7 +7,13 @@ import pytest
 
 from tests.small_release import Place, build
 
-pytest_plugins = ["tests.command", "tests.servers.postgres", "tests.servers.seaweedfs"]
+pytest_plugins = [
+    "tests.audited_once",
+    "tests.few_steps",
+    "tests.command",
+    "tests.servers.postgres",
+    "tests.servers.seaweedfs",
+]
 
 
 @pytest.fixture

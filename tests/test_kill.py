@@ -91,9 +91,12 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A release stopped at the end of each step."""
     from cadp.release import STEPS, run_step
     from cadp.reporter import Silent
+    from cadp.steps.audit import require_audit
 
     place = build(tmp_path_factory.mktemp("stages") / "live")
     place.open_budget()
+    job = place.job()
+    require_audit(job.plan, job.private, Silent())  # once, by hand: not again after every kill
     kept = {}
     for name in STAGES:
         if name != "nothing":

@@ -36,6 +36,7 @@ GAPS = (
     "several records",
     "which records are used",
     "two ids",
+    "bounds",
     "unreadable",
     "floating point",
     "discrete",

@@ -58,6 +58,15 @@ def test_retention_is_a_whole_number_of_days(tmp_path: Path) -> None:
             Settings.load({"CADP_RETENTION_DAYS": text})
 
 
+def test_the_device_is_said_and_never_chosen() -> None:
+    assert Settings.load({}).device == "cpu"
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert Settings.load({"CADP_DEVICE": name}).device == name
+    for text in ("gpu", "cuda:", "cpu:0", "cuda:-1", "CUDA", "cuda:999"):
+        with pytest.raises(SettingsError, match=f"device is cpu, cuda or cuda:1, not '{text}'"):
+            Settings.load({"CADP_DEVICE": text})
+
+
 @pytest.mark.parametrize("text", [b"home = ", b"epsilon = 8", b"\xff"])
 def test_a_bad_profile_is_refused(tmp_path: Path, text: bytes) -> None:
     profile = tmp_path / "p.toml"

@@ -7,27 +7,30 @@ origin in words instead of a privacy record: it loads only where a spec declares
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cadp.cinn.architecture import Architecture, architecture_from_json
+from cadp.cinn.checkpoint_record import (
+    DIGEST,
+    SCHEMA,
+    Origin,
+    check_origin,
+    check_privacy,
+    read_checkpoint,
+    read_object,
+)
 from cadp.cinn.network import ConditionalFlow
-from cadp.errors import CheckpointRefused, ObjectMissing, PrivacyError
-from cadp.privacy.events import RELATION, Event
+from cadp.errors import CheckpointRefused
 from cadp.privacy.seeded import is_seeded, stamped
 from cadp.store import Store
 
-SCHEMA = 2
-LIMIT_RECORD = 16 << 20
+__all__ = ["Origin", "flow_of", "load_checkpoint", "load_flow", "read_checkpoint", "save_checkpoint", "save_public"]
+
 LIMIT_TENSORS = 4 << 30
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_FIELDS = {"schema", "architecture", "tensors", "privacy", "origin", "spec", "versions"}
-_PRIVACY = {"relation", "population", "event"}
 
 
 def save_checkpoint(
@@ -42,7 +45,8 @@ def save_checkpoint(
     Args:
         store: a private zone.
         flow: the model; its tensors are kept in the type they have.
-        privacy: `relation`, `population` and `event`, the JSON form of what training cost that population.
+        privacy: `relation`, `population` and `event`, the JSON form of what training cost that population; and what
+            else is known of it: the `zero_out` event, the `unit`, and whether `labels` were public or private.
         versions: of the libraries that made it.
         spec: digest of the spec that asked for it.
 
@@ -52,21 +56,8 @@ def save_checkpoint(
     Raises:
         CheckpointRefused: the privacy record is incomplete, or a tensor is not finite.
     """
-    checked = stamped(_check_privacy(privacy))
+    checked = stamped(check_privacy(privacy))
     return _save(store, flow, {"privacy": checked, "origin": None, "spec": spec, "versions": dict(versions)})
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Whence a model without a privacy record came.
-
-    Attributes:
-        words: for people: who trained it, on what.
-        population: whose records it was trained on without DP, if that is a population of ours.
-    """
-
-    words: str
-    population: str | None = None
 
 
 def save_public(store: Store, flow: ConditionalFlow, origin: Origin, versions: Mapping[str, str]) -> str:
@@ -78,7 +69,7 @@ def save_public(store: Store, flow: ConditionalFlow, origin: Origin, versions: M
     Raises:
         CheckpointRefused: the origin says nothing, or a tensor is not finite.
     """
-    facts = {"privacy": None, "origin": _check_origin(asdict(origin)), "spec": None, "versions": dict(versions)}
+    facts = {"privacy": None, "origin": check_origin(origin.to_json()), "spec": None, "versions": dict(versions)}
     return _save(store, flow, facts)
 
 
@@ -133,37 +124,33 @@ def load_checkpoint(
     return load_flow(store, record), privacy if isinstance(privacy, dict) else {}
 
 
-def read_checkpoint(store: Store, digest: str) -> dict[str, object]:
-    """Read and check a checkpoint's record, without its tensors and without a decision whether it may be used.
-
-    Raises:
-        CheckpointRefused: it is absent, was altered, or is no record of this version's.
-    """
-    if _DIGEST.fullmatch(digest) is None:
-        raise CheckpointRefused(f"checkpoint {digest!r}: a digest is 64 hex digits")
-    record = _parse(_read(store, f"{digest}.json", digest, LIMIT_RECORD), digest)
-    if record["privacy"] is None and record["origin"] is not None:
-        return {**record, "origin": _check_origin(record["origin"])}
-    if record["origin"] is not None:
-        raise CheckpointRefused(f"checkpoint {digest[:12]}… has both a privacy record and an origin")
-    return {**record, "privacy": _check_privacy(record["privacy"])}
-
-
 def load_flow(store: Store, record: Mapping[str, object]) -> ConditionalFlow:
     """Load the network that a checked record names, in the type in which it was saved.
 
     Raises:
         CheckpointRefused: its tensors are absent, were altered, or are not those of its architecture.
     """
-    architecture, tensors = architecture_from_json(record["architecture"]), record["tensors"]
-    sha256 = tensors.get("sha256") if isinstance(tensors, dict) else None
-    if not isinstance(sha256, str) or _DIGEST.fullmatch(sha256) is None:
-        raise CheckpointRefused("the checkpoint's record names no tensors")
+    architecture = architecture_from_json(record["architecture"])
+    key, data = read_tensors(store, record)
     try:
-        state = load(_read(store, f"{sha256}.safetensors", sha256, LIMIT_TENSORS))
+        state = load(data)
     except SafetensorError as error:
-        raise CheckpointRefused(f"{sha256[:12]}….safetensors: not safetensors: {error}") from error
+        raise CheckpointRefused(f"{key[:12]}….safetensors: not safetensors: {error}") from error
     return flow_of(architecture, state)
+
+
+def read_tensors(store: Store, record: Mapping[str, object]) -> tuple[str, bytes]:
+    """Return the key and the bytes of the tensors that a checked record names, which hash to what it says.
+
+    Raises:
+        CheckpointRefused: they are absent or were altered.
+    """
+    tensors = record["tensors"]
+    sha256 = tensors.get("sha256") if isinstance(tensors, dict) else None
+    if not isinstance(sha256, str) or DIGEST.fullmatch(sha256) is None:
+        raise CheckpointRefused("the checkpoint's record names no tensors")
+    key = f"{sha256}.safetensors"
+    return key, read_object(store, key, sha256, LIMIT_TENSORS)
 
 
 def flow_of(architecture: Architecture, state: Mapping[str, torch.Tensor]) -> ConditionalFlow:
@@ -179,64 +166,6 @@ def flow_of(architecture: Architecture, state: Mapping[str, torch.Tensor]) -> Co
     flow.load_state_dict(state, assign=True)
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     return flow.to(dtype).in_channels_last()
-
-
-def _read(store: Store, key: str, sha256: str, limit: int) -> bytes:
-    """The bytes under `key`, which must hash to `sha256`."""
-    try:
-        if store.size(key) > limit:
-            raise CheckpointRefused(f"{key} is larger than {limit} bytes")
-        data = store.get(key)
-    except ObjectMissing as error:
-        raise CheckpointRefused(f"no checkpoint object {key} in {store.url}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise CheckpointRefused(f"{key} was altered: its SHA-256 is {found}")
-    return data
-
-
-def _parse(data: bytes, digest: str) -> dict[str, object]:
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:  # nested a thousand deep, it is no record either
-        raise CheckpointRefused(f"checkpoint {digest[:12]}…: the record is not JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        schema = record.get("schema") if isinstance(record, dict) else None
-        raise CheckpointRefused(f"checkpoint {digest[:12]}…: schema {schema!r}, this version reads {SCHEMA}")
-    if set(record) != _FIELDS:
-        missing = ", ".join(sorted(_FIELDS ^ set(record)))
-        raise CheckpointRefused(f"checkpoint {digest[:12]}…: fields missing or unknown: {missing}")
-    return record
-
-
-def _check_privacy(privacy: object) -> dict[str, object]:
-    """Refuse a privacy record that does not say what was spent, on whom, and under which relation."""
-    if not isinstance(privacy, Mapping) or not set(privacy) >= _PRIVACY:
-        raise CheckpointRefused(f"no complete privacy record: it holds {', '.join(sorted(_PRIVACY))}")
-    if privacy["relation"] != RELATION:
-        raise CheckpointRefused(f"privacy record under {privacy['relation']!r}, losses here are under {RELATION!r}")
-    if not isinstance(privacy["population"], str) or not privacy["population"]:
-        raise CheckpointRefused("a privacy record names the population that paid")
-    if not isinstance(privacy["event"], Mapping):
-        raise CheckpointRefused("a privacy record holds the event of its training")
-    try:
-        event = Event.from_json(privacy["event"])
-    except (PrivacyError, RecursionError) as error:
-        raise CheckpointRefused(f"privacy record without a sound event: {error}") from error
-    if event.relation != RELATION:
-        raise CheckpointRefused(f"privacy record's event is under {event.relation!r}, not {RELATION!r}")
-    return dict(privacy)
-
-
-def _check_origin(origin: object) -> dict[str, object]:
-    """Refuse an origin that does not say whence a model came."""
-    if not isinstance(origin, Mapping) or set(origin) != {"words", "population"}:
-        raise CheckpointRefused("no complete origin: it holds words and population")
-    if not isinstance(origin["words"], str) or not origin["words"]:
-        raise CheckpointRefused("an origin says in words where the model came from")
-    if origin["population"] is not None and (not isinstance(origin["population"], str) or not origin["population"]):
-        raise CheckpointRefused("an origin's population is a name, or none")
-    return dict(origin)
 
 
 def _check_tensors(state: Mapping[str, torch.Tensor], flow: ConditionalFlow) -> None:

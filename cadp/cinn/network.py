@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
 from cadp.cinn.architecture import Architecture, Convolutional
@@ -16,6 +16,7 @@ from cadp.cinn.layers.layer import Condition, Layer
 from cadp.cinn.layers.mixture import MixtureTransport
 from cadp.cinn.layers.subnets import ConvSubnet, Subnet
 from cadp.cinn.layers.transforms import CosineTransform
+from cadp.records import PIXELS, Values, top
 
 ROUND_TRIP_LIMIT = 1e-3
 # Of one activation: large enough for a convolution's full speed, and below what glibc maps afresh each time.
@@ -108,21 +109,27 @@ class ConditionalFlow(nn.Module):
         return x.reshape(-1, *self.architecture.shape)
 
     @torch.no_grad()
-    def encode_images(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Latents `(n, d)` float64 of `(n, h, w, c)` 8-bit images, some rows at once; see `records_at_once`."""
+    def encode_images(self, images: Values, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Latents `(n, d)` float64 of `(n, h, w, c)` images or rows, some at once; see `records_at_once`."""
+        white = top(images.dtype)
         latents = np.empty((len(images), self.architecture.dims))
         for part in self._parts(len(images)):
-            pixels = torch.from_numpy(images[part].reshape(-1, self.architecture.dims) / 255.0)
-            latents[part] = self.encode(pixels, torch.from_numpy(labels[part]))[0].to(torch.float64).numpy()
+            pixels = torch.from_numpy(images[part].reshape(-1, self.architecture.dims) / white)
+            z, _ = self.encode(pixels.to(self.device), torch.from_numpy(labels[part]).to(self.device))
+            latents[part] = z.to("cpu", torch.float64).numpy()
         return latents
 
     @torch.no_grad()
-    def decode_images(self, latents: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images `(n, h, w, c)` of latents `(n, d)`: clamped to `[0, 1]` and rounded to 8 bits; NaN becomes black."""
-        images = np.empty((len(latents), *self.architecture.shape), dtype=np.uint8)
+    def decode_images(
+        self, latents: NDArray[np.float64], labels: NDArray[np.int64], kind: DTypeLike = PIXELS
+    ) -> Values:
+        """Images or rows `(n, h, w, c)` of latents `(n, d)`: clamped to `[0, 1]`, rounded to `kind`; NaN becomes 0."""
+        white = top(kind)
+        images: Values = np.empty((len(latents), *self.architecture.shape), dtype=kind)
         for part in self._parts(len(latents)):
-            pixels = self.decode(torch.from_numpy(latents[part]), torch.from_numpy(labels[part]))
-            images[part] = (pixels.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            z, y = torch.from_numpy(latents[part]).to(self.device), torch.from_numpy(labels[part]).to(self.device)
+            pixels = self.decode(z, y).nan_to_num(nan=0.0).clamp(0, 1)
+            images[part] = (pixels * white).round().cpu().numpy()
         return images
 
     def _parts(self, rows: int) -> Iterator[slice]:

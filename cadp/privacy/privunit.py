@@ -124,9 +124,7 @@ class PrivUnit:
 
     def parameters(self) -> dict[str, object]:
         """Return the public parameters as run."""
-        with reals(_BITS) as real:
-            q = float(_share(real, self.content_dims, self.gamma))
-            eta = float(_mass_error(real, self.content_dims, self.gamma))
+        q, eta = _figures(self.content_dims, self.gamma)
         return {
             "content_dims": self.content_dims,
             "clip": "per-record projection to the unit sphere",
@@ -207,6 +205,13 @@ def _mass_error(real: Any, k: int, gamma: float) -> Any:  # noqa: ANN401 (mpmath
         strip = _share(real, k, gamma - t) - _share(real, k, gamma + t)
         bounds.append(small + strip)
     return ((k + 1) // 2) * real.mpf(noise.NORMAL_FAILURE) + min(bounds)
+
+
+@lru_cache(maxsize=256)
+def _figures(k: int, gamma: float) -> tuple[float, float]:
+    """Return the cap's share q and η: dozens of incomplete beta functions, asked for whenever a plan is shown."""
+    with reals(_BITS) as real:
+        return float(_share(real, k, gamma)), float(_mass_error(real, k, gamma))
 
 
 @lru_cache(maxsize=256)

@@ -67,6 +67,7 @@ class Circumstances:
         versions: library versions by name.
         audit: the audit's public figures, or None if none was run.
         shuffled: the central figure with its premises, or why there is none (`shuffled_row`); None says nothing.
+        tabular: whether the records are rows of a table, not images.
         seeded: True in a run with a test's seed, which protects nobody.
     """
 
@@ -77,6 +78,7 @@ class Circumstances:
     versions: Mapping[str, str] = field(default_factory=dict)
     audit: Mapping[str, object] | None = None
     shuffled: Mapping[str, object] | None = None
+    tabular: bool = False
     seeded: bool = False
 
 
@@ -223,7 +225,9 @@ def _unprotected(circumstances: Circumstances) -> list[str]:
     facts = [
         "the release's specification and this statement",
         "the number of records and of units, and how many records each unit has",
-        "the shape of the images and the names of the labels",
+        "the names, bounds and levels of the columns and the names of the labels"
+        if circumstances.tabular
+        else "the shape of the images and the names of the labels",
         "whether a unit belongs to the source at all, if its id is known",
     ]
     if circumstances.labels == "public":

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from cadp.publish.facts import ReleaseFacts
 from cadp.publish.interval import PublishedFile
 from cadp.publish.loading import snippets
+from cadp.publish.rows import kinds
 from cadp.publish.templating import render
 
 _SIZES = ((10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M"), (10**9, "1B"))
@@ -50,14 +51,24 @@ def size_category(records: int) -> str:
     return below
 
 
+def _features(facts: ReleaseFacts) -> list[dict[str, object]]:
+    if facts.table is not None:
+        return [{"name": name, "dtype": kind} for name, kind in kinds(facts.table).items()]
+    names = {str(index): name for index, name in enumerate(facts.classes)}
+    return [
+        {"name": "image", "dtype": "image"},
+        {"name": "label", "dtype": {"class_label": {"names": names}}},
+        {"name": "key", "dtype": "string"},
+    ]
+
+
 def yaml_head(facts: ReleaseFacts) -> str:
     """License, tags, where the Parquet files are, and the features with their label names."""
-    names = {str(index): name for index, name in enumerate(facts.classes)}
     head: Mapping[str, object] = {
         "license": facts.license.lower(),
         "pretty_name": facts.title,
-        "tags": ["differential-privacy", "synthetic", "cadp", "image"],
-        "task_categories": ["image-classification"],
+        "tags": ["differential-privacy", "synthetic", "cadp", "image" if facts.table is None else "tabular"],
+        "task_categories": ["image-classification" if facts.table is None else "tabular-classification"],
         "size_categories": [size_category(facts.records)],
         "configs": [
             {
@@ -68,11 +79,7 @@ def yaml_head(facts: ReleaseFacts) -> str:
         ],
         "dataset_info": {
             "config_name": "default",
-            "features": [
-                {"name": "image", "dtype": "image"},
-                {"name": "label", "dtype": {"class_label": {"names": names}}},
-                {"name": "key", "dtype": "string"},
-            ],
+            "features": _features(facts),
             "splits": [{"name": "train", "num_examples": facts.records}],
         },
     }

@@ -5,6 +5,7 @@ Source: the MLCommons Croissant format 1.1 and its RAI vocabulary 1.0.
 
 from collections.abc import Mapping, Sequence
 
+from cadp.columns import Column, Table, slug
 from cadp.publish.canonical import pretty
 from cadp.publish.facts import ReleaseFacts
 from cadp.publish.interval import PublishedFile
@@ -13,6 +14,7 @@ from cadp.store import StoredObject
 
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 _MIME = {".parquet": "application/x-parquet", ".tar": "application/x-tar", ".json": "application/json"}
+_TYPES = {"number": "sc:Float", "integer": "sc:Integer", "category": "sc:Text"}
 _TERMS = (
     "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes isLiveDataset "
     "jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source "
@@ -137,6 +139,35 @@ def _classes(classes: Sequence[str]) -> dict[str, object]:
 
 
 def _records(facts: ReleaseFacts) -> dict[str, object]:
+    return _images(facts) if facts.table is None else _rows(facts, facts.table)
+
+
+def _rows(facts: ReleaseFacts, table: Table) -> dict[str, object]:
+    columns = [_field(f"records/{slug(c.name)}", _described(c), _TYPES[c.kind], c.name) for c in table.columns]
+    label = table.label.column
+    classes = f"The released class, one of: {', '.join(facts.classes)}."
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "records",
+        "name": "records",
+        "description": f"{facts.records:,} released rows in a uniformly random order.",
+        "key": {"@id": "records/key"},
+        "field": [
+            _field("records/key", "A random 128-bit id in hex; it says nothing of the original.", "sc:Text", "key"),
+            *columns,
+            _field(f"records/{slug(label)}", classes, "sc:Text", label),
+        ],
+    }
+
+
+def _described(column: Column) -> str:
+    if column.levels is not None:
+        return f"A category: {', '.join(column.levels)}."
+    low, high = column.interval
+    return f"A number from {low:g} to {high:g}: bounds that were declared beforehand."
+
+
+def _images(facts: ReleaseFacts) -> dict[str, object]:
     height, width, channels = facts.shape
     kind = "greyscale" if channels == 1 else "RGB"
     names = ", ".join(f"{name} ({index})" for index, name in enumerate(facts.classes))

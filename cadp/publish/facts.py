@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from cadp.columns import Table
 from cadp.errors import PrivacyError, SpecError
 
 
@@ -42,7 +43,7 @@ class ReleaseFacts:
         description: a paragraph: what the records are.
         license: SPDX id of the terms of use.
         population: whose budget paid.
-        shape: `(h, w, c)` of every image.
+        shape: `(h, w, c)` of every image; of a table's rows `(1, 1, d)`.
         classes: label names, by class index.
         records: number of released records (public by declaration).
         statement: the privacy statement, JSON-ready.
@@ -58,6 +59,7 @@ class ReleaseFacts:
         source_note: where the original data come from, in words.
         citation: how to cite the release (BibTeX or a sentence).
         audit: bytes of `audit.json`, figures on synthetic records alone; None if no audit was run.
+        table: what the columns are, if the records are rows of a table.
         stamp: set by a run that must not be published, for example `NOT PRIVATE`; publishing refuses it.
     """
 
@@ -83,15 +85,17 @@ class ReleaseFacts:
     source_note: str = ""
     citation: str = ""
     audit: bytes | None = None
+    table: Table | None = None
     stamp: str | None = None
 
     def __post_init__(self) -> None:
         if self.stamp is not None:
             raise PrivacyError(f"this run is stamped {self.stamp!r}: it cannot be published; run it without that mode")
-        if self.records < 0 or not self.classes or min(self.shape) < 1 or self.shape[2] not in {1, 3}:
+        fits = self.shape[2] in {1, 3} if self.table is None else self.shape == self.table.shape
+        if self.records < 0 or not self.classes or min(self.shape) < 1 or not fits:
             raise SpecError(
-                f"a release needs records >= 0, class names and a (h, w, 1|3) shape; got {self.records} records, "
-                f"{len(self.classes)} classes, shape {self.shape}"
+                f"a release needs records >= 0, class names and a (h, w, 1|3) shape, or its table's; got "
+                f"{self.records} records, {len(self.classes)} classes, shape {self.shape}"
             )
 
     @property

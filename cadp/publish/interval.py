@@ -17,6 +17,7 @@ from cadp.publish.facts import ReleaseFacts
 from cadp.publish.layout import parquet_path, shard_path
 from cadp.publish.parquet import RecordWriter
 from cadp.publish.png import check_plain
+from cadp.publish.rows import RowWriter, check_row, rows_as_json
 from cadp.records import Released
 from cadp.shards import write_tar
 from cadp.store import Store
@@ -94,7 +95,8 @@ def publish_interval(
     so nothing partial is ever visible; the same records give the same bytes, and putting them again is fine.
 
     Raises:
-        RejectedInput: a record out of order or place, with a label that has no name, or whose PNG is not plain.
+        RejectedInput: a record out of order or place, with a label that has no name, or whose PNG is not plain, or
+            that is no row of the table.
         PublishConflict: other bytes are published under this name already.
     """
     if not 0 <= index < of:
@@ -102,9 +104,9 @@ def publish_interval(
     counts = [0] * len(facts.classes)
     with TemporaryDirectory(dir=scratch, prefix="publish-") as folder:
         table, tar = Path(folder, "table"), Path(folder, "tar")
-        with RecordWriter(table, facts.classes) as writer:
+        with _writer(table, facts) as writer:
             checked = _check(records, *key_interval(index, of), facts)
-            write_tar(tar, _tee(checked, writer, counts))
+            write_tar(tar, _tee(checked, writer, counts, facts))
         return [
             _put(target, parquet_path(index, of), table, counts),
             _put(target, shard_path(index), tar, counts),
@@ -121,19 +123,28 @@ def _check(records: Iterable[Released], low: bytes, high: bytes | None, facts: R
             )
         if not 0 <= record.label < len(facts.classes):
             raise RejectedInput(f"label {record.label} of record {record.id.hex()} has no name")
-        check_plain(record.png, facts.shape)
+        if facts.table is None:
+            check_plain(record.data, facts.shape)
+        else:
+            check_row(facts.table, record.data)
         previous = record.id
         yield record
 
 
+def _writer(path: Path, facts: ReleaseFacts) -> RecordWriter | RowWriter:
+    return RecordWriter(path, facts.classes) if facts.table is None else RowWriter(path, facts.table, facts.classes)
+
+
 def _tee(
-    records: Iterable[Released], writer: RecordWriter, counts: list[int]
+    records: Iterable[Released], writer: RecordWriter | RowWriter, counts: list[int], facts: ReleaseFacts
 ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     """Hand each record to the Parquet writer on its way to the tar, so that the records are read once."""
-    for record in records:
+    images = facts.table is None
+    pairs = ((r, r.data) for r in records) if facts.table is None else rows_as_json(facts.table, facts.classes, records)
+    for record, content in pairs:
         writer.write(record)
         counts[record.label] += 1
-        yield record.id.hex(), {"png": record.png, "cls": str(record.label).encode()}
+        yield record.id.hex(), {"png" if images else "json": content, "cls": str(record.label).encode()}
 
 
 def _put(target: Store, path: str, file: Path, counts: list[int]) -> PublishedFile:

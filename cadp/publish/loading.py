@@ -54,6 +54,31 @@ import mlcroissant
 release = mlcroissant.Dataset("RELEASE/croissant.json")
 print(next(iter(release.records("records"))))"""
 
+_TABLE = {
+    _DATASETS: """\
+from datasets import load_dataset
+
+train = load_dataset("RELEASE", split="train")
+print(train[0])""",
+    _WEBDATASET: """\
+import webdataset as wds
+
+shards = "RELEASE/SHARDS"
+train = wds.WebDataset(shards, shardshuffle=False).decode().to_tuple("json", "cls")
+row, label = next(iter(train))
+print(row, label)""",
+    _DUCKDB: """\
+import duckdb
+
+print(duckdb.sql("SELECT \\"LABEL\\", count(*) FROM 'RELEASE/data/*.parquet' GROUP BY ALL"))""",
+    _POLARS: """\
+import polars
+
+train = polars.read_parquet("RELEASE/data/*.parquet")
+print(train["LABEL"].value_counts())""",
+}
+"""What is loaded otherwise where the records are rows of a table."""
+
 _SUMS = "(cd RELEASE && sha256sum --quiet -c SHA256SUMS)"
 
 _OPENSSL = """\
@@ -84,10 +109,13 @@ _SNIPPETS = (
 def snippets(facts: ReleaseFacts, files: Sequence[PublishedFile]) -> list[Snippet]:
     """How to load and check the release with common tools, from the folder that `<name>/<version>` lies in."""
     shards = brace_pattern(sum(file.path.endswith(".tar") for file in files))
-    return [
-        Snippet(each.tool, each.language, each.code.replace("RELEASE", facts.release).replace("SHARDS", shards))
-        for each in _SNIPPETS
-    ]
+    return [Snippet(each.tool, each.language, _filled(each.code, facts, shards)) for each in _SNIPPETS]
+
+
+def _filled(code: str, facts: ReleaseFacts, shards: str) -> str:
+    if facts.table is not None:
+        code = _TABLE.get(code, code).replace("LABEL", facts.table.label.column)
+    return code.replace("RELEASE", facts.release).replace("SHARDS", shards)
 
 
 def brace_pattern(shards: int) -> str:

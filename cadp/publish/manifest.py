@@ -96,6 +96,7 @@ def build(facts: ReleaseFacts, files: Sequence[StoredObject]) -> Manifest:
             "population": facts.population,
             "records": facts.records,
             "shape": list(facts.shape),
+            **({} if facts.table is None else {"columns": list(facts.table.source_columns)}),
             "classes": list(facts.classes),
             "plan_digest": facts.plan_digest,
             "charges": sorted(facts.charges),

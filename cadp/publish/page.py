@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cadp.privacy.plain_words import nats
 from cadp.publish.card import class_counts
 from cadp.publish.facts import GateFigures, ReleaseFacts
+from cadp.publish.histograms import HEIGHT, WIDTH, histograms
 from cadp.publish.interval import PublishedFile
 from cadp.publish.loading import snippets
 from cadp.publish.sheet import pick
@@ -43,13 +44,18 @@ class Mark:
 
 
 def page(facts: ReleaseFacts, files: Sequence[PublishedFile], sample: Sequence[Released], key_id: str) -> bytes:
-    """The file's bytes; `sample` are released records, of which the first few a class are shown."""
+    """The file's bytes; `sample` are released records: the first few images a class, or histograms of all rows."""
+    table = facts.table
     return render(
         "page.html.j2",
         {
             "facts": facts,
             "loss": headline(facts.statement),
             "rows": contact_rows(facts, files, sample),
+            "histograms": [] if table is None else histograms(table, facts.classes, sample),
+            "shown": len(sample),
+            "width": WIDTH,
+            "height": HEIGHT,
             "columns": COLUMNS,
             "figure": None if facts.accuracy is None else figure(facts.accuracy, len(facts.classes)),
             "gate": facts.accuracy,
@@ -62,11 +68,13 @@ def page(facts: ReleaseFacts, files: Sequence[PublishedFile], sample: Sequence[R
 
 
 def contact_rows(facts: ReleaseFacts, files: Sequence[PublishedFile], sample: Sequence[Released]) -> list[Row]:
-    """The contact sheet's rows: released PNGs as they are."""
+    """The contact sheet's rows: released PNGs as they are; of a table the classes alone."""
     counts = class_counts(files, len(facts.classes))
+    if facts.table is not None:
+        return [Row(name, count, ()) for name, count in zip(facts.classes, counts, strict=True)]
     chosen = pick([record.label for record in sample], len(facts.classes), COLUMNS)
     return [
-        Row(name, count, tuple(data_uri(sample[position].png) for position in positions))
+        Row(name, count, tuple(data_uri(sample[position].data) for position in positions))
         for name, count, positions in zip(facts.classes, counts, chosen, strict=True)
     ]
 

@@ -61,7 +61,7 @@ class RecordWriter:
         if not self._rows:
             return
         keys = [row.id.hex() for row in self._rows]
-        image = [{"bytes": row.png, "path": f"{key}.png"} for row, key in zip(self._rows, keys, strict=True)]
+        image = [{"bytes": row.data, "path": f"{key}.png"} for row, key in zip(self._rows, keys, strict=True)]
         columns = {"image": image, "label": [row.label for row in self._rows], "key": keys}
         self._writer.write_table(pa.Table.from_pydict(columns, schema=self._schema), row_group_size=ROW_GROUP)
         self._rows.clear()

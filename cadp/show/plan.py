@@ -16,12 +16,14 @@ from cadp.privacy.plain_words import scientific
 from cadp.privacy.pld import pld_epsilon
 from cadp.settings import Settings
 from cadp.show.opening import open_ledger
+from cadp.show.planned_model import model_lines, paid_before, public_row
 from cadp.show.shuffled import shuffled_lines, shuffled_plan
 from cadp.spec import load_spec
 from cadp.steps.job import population_secret
 from cadp.store import Store
 
 Rows = list[dict[str, str]]
+_STEPS = {"train": "train", "records": "privatize", "gate": "validate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def plan_view(spec_path: Path, settings: Settings) -> PlanView:
     """
     spec = load_spec(spec_path)
     private = Store.open(settings.private_url).child(f"releases/{spec.release}")
-    plan = plan_release(spec, settings.data_dir, private)
+    plan = plan_release(spec, settings.data_dir, private, Store.open(settings.private_url).child("models"))
     check_plan(plan, private)
     try:
         ledger: Ledger | None = open_ledger(settings)
@@ -87,20 +89,26 @@ def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:
         }
     ]
     before: dict[str, Curve] = {}
-    for step, part in zip(("train", "privatize", "validate"), plan.parts(), strict=True):
+    rows += public_row(plan)
+    paid = paid_before(plan, ledger)
+    for part in plan.parts():
+        step = _STEPS[part.name]
         if not part.guaranteed:
             said = {"step": step, "reads": part.reads, "mechanism": part.mechanism}
             rows.append({**said, "ε": NO_GUARANTEE, "δ": "", "left after it": "not charged"})
             continue
+        counted = part.name == "train" and paid is not None
         cost = curve(part.event)
         pure = cost.epsilon(0.0) != float("inf")
-        before[part.population] = before.get(part.population, _spent(plan, ledger, part.population)) + cost
+        before[part.population] = before.get(part.population, _spent(plan, ledger, part.population))
+        before[part.population] += Curve.zero() if counted else cost
         rows.append(
             {
                 "step": step,
                 "reads": part.reads,
                 "mechanism": part.mechanism,
-                "ε": f"{part.epsilon(plan.spec.spend.delta):.4g}",
+                "ε": f"{part.epsilon(plan.spec.spend.delta):.4g}"
+                + (f", paid by {paid.release}" if counted and paid else ""),
                 "δ": "0" if pure else scientific(plan.spec.spend.delta),
                 "left after it": _left(ledger, part.population, before[part.population]),
             }
@@ -190,9 +198,7 @@ def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
         f"For this one plan the privacy loss distribution gives {pld_epsilon(own, delta):.4g} where {total:.4g} is "
         f"charged: a companion figure, which the ledger never uses.",
         *_label_lines(plan),
-        f"Model: {plan.moments.architecture.content} principal dimensions, noise multipliers "
-        + ", ".join(f"{query.name} {query.noise_multiplier:.3g}" for query in plan.moments.queries)
-        + ".",
+        *model_lines(plan),
         f"Gate: published if the noisy accuracy on the holdout is at least {spec.validate_.accuracy_at_least:g}.",
     ]
     if ledger is None:

@@ -33,7 +33,7 @@ def addresses(url: str, data_dir: Path) -> tuple[str, ...]:
     """
     path = "" if catalogue.find(url) else str(local_folder(url).resolve())
     for name in catalogue.names():
-        folders = tuple(str(folder.resolve()) for folder in (data_dir / name, catalogue.get(name).debian_folder))
+        folders = tuple(str(folder.resolve()) for folder in catalogue.folders(catalogue.get(name), data_dir))
         if url == name or path in folders:
             return (name, *folders)
     return (path,)

@@ -36,9 +36,10 @@ class PublicDataset:
         description: one sentence.
         homepage: where it is documented.
         files: with pinned contents.
-        debian_package: name of the package that holds it.
-        debian_folder: where that package puts it.
         addresses: official folders to fetch the files from.
+        debian_package: name of the package that holds it, if one does.
+        debian_folder: where that package puts it.
+        scikit_learn: the loader of `sklearn.datasets` that holds it, if one does.
     """
 
     name: str
@@ -48,10 +49,13 @@ class PublicDataset:
     description: str
     homepage: str
     files: tuple[PinnedFile, ...]
-    debian_package: str
-    debian_folder: Path
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    debian_package: str | None = None
+    debian_folder: Path | None = None
+    scikit_learn: str | None = None
 
+
+_BY_ITS_COLUMNS = (1, 1, 0)  # of a table: which columns there are, and the classes, is for a spec to declare
 
 _DATASETS = (
     PublicDataset(
@@ -107,6 +111,33 @@ _DATASETS = (
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         ),
     ),
+    PublicDataset(
+        name="breast-cancer",
+        format="csv",
+        facts=PublicFacts(records=469, holdout_records=100, classes=(), shape=_BY_ITS_COLUMNS),
+        license="CC-BY-4.0",
+        description="Thirty measures of cell nuclei in each of 569 fine-needle aspirates, and the diagnosis.",
+        homepage="https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic",
+        files=(
+            PinnedFile("test.csv.gz", 22_249, "6971df9acfc3b032fa4dafc869f6d3426239f16a0dfe47deb631be82a72c94c9"),
+            PinnedFile("train.csv.gz", 102_111, "167342264676c1ae794b2176410b6c9c58a3fd97e8c71537590d576dee006835"),
+        ),
+        scikit_learn="load_breast_cancer",
+    ),
+    PublicDataset(
+        name="diabetes",
+        format="csv",
+        facts=PublicFacts(records=343, holdout_records=99, classes=(), shape=_BY_ITS_COLUMNS),
+        license="BSD-3-Clause",
+        description="Age, sex, body mass index, blood pressure and six serum measures of 442 patients, and how far "
+        "their diabetes had gone a year later.",
+        homepage="https://www4.stat.ncsu.edu/~boos/var.select/diabetes.html",
+        files=(
+            PinnedFile("test.csv.gz", 4_181, "0022cec1843fb09c1ac0eeab892dbf7fcb4ec029371dfc9ebd2e37a9fb53d12f"),
+            PinnedFile("train.csv.gz", 14_370, "c3ff4096369392deab6f1090612383ac337a5f0eda257e22fe8a0fe6da9431ea"),
+        ),
+        scikit_learn="load_diabetes",
+    ),
 )
 
 
@@ -141,13 +172,21 @@ def locate(name: str, data_dir: Path) -> Path:
         SourceError: it is in neither.
     """
     dataset = get(name)
-    for folder in (data_dir / name, dataset.debian_folder):
+    for folder in folders(dataset, data_dir):
         if all((folder / file.name).is_file() for file in dataset.files):
             return folder
+    if dataset.debian_package is None:
+        raise SourceError(f"{name} is not in {data_dir / name}: run `make data`")
     raise SourceError(
         f"{name} is neither in {data_dir / name} nor in {dataset.debian_folder}: run `make data`, "
         f"or `apt install {dataset.debian_package}`"
     )
+
+
+def folders(dataset: PublicDataset, data_dir: Path) -> tuple[Path, ...]:
+    """The folders where a dataset may lie, the first choice first."""
+    own = data_dir / dataset.name
+    return (own,) if dataset.debian_folder is None else (own, dataset.debian_folder)
 
 
 def verify(dataset: PublicDataset, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Bring a catalogued dataset to this machine, without root: `python -m cadp.sources.fetch NAME DIR`.
 
-In order: already in DIR; where Debian's package puts it; that package unpacked; the dataset's official addresses.
+In order: already in DIR; where Debian's package puts it; of an installed scikit-learn; Debian's package unpacked; the
+dataset's official addresses.
 Whatever the way, its content must match the pins, and the folder appears under its name only when it is complete.
 """
 
@@ -13,11 +14,13 @@ import tarfile
 import tempfile
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cadp.errors import CadpError, SourceError
 from cadp.sources import catalogue
 from cadp.sources.catalogue import PublicDataset
+from cadp.sources.scikit_learn import write_splits
 
 _SECONDS = 30
 
@@ -38,7 +41,7 @@ def fetch(name: str, data_dir: Path, say: Callable[[str], None]) -> Path:
 def _fetch(dataset: PublicDataset, data_dir: Path, say: Callable[[str], None]) -> Path:
     name, target = dataset.name, data_dir / dataset.name
     failures = []
-    for folder in (target, dataset.debian_folder):
+    for folder in catalogue.folders(dataset, data_dir):
         if folder.is_dir():
             try:
                 catalogue.verify(dataset, folder)
@@ -48,10 +51,12 @@ def _fetch(dataset: PublicDataset, data_dir: Path, say: Callable[[str], None]) -
                 return folder
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=data_dir) as scratch:
-        ways: list[tuple[str, Callable[[Path], None]]] = [
-            (f"the Debian package {dataset.debian_package}", lambda into: _from_package(dataset, Path(scratch), into)),
-            *((address, lambda into, a=address: _from_address(dataset, a, into)) for address in dataset.addresses),
-        ]
+        ways: list[tuple[str, Callable[[Path], None]]] = []
+        if (loader := dataset.scikit_learn) is not None:
+            ways.append((f"scikit-learn's {loader}", lambda into: write_splits(name, loader, into)))
+        if (package := dataset.debian_package) is not None:
+            ways.append((f"the Debian package {package}", lambda into: _from_package(dataset, Path(scratch), into)))
+        ways.extend((where, partial(_from_address, dataset, where)) for where in dataset.addresses)
         for number, (title, way) in enumerate(ways):
             into = Path(scratch) / f"way-{number}"
             into.mkdir()
@@ -91,12 +96,12 @@ def _from_package(dataset: PublicDataset, scratch: Path, into: Path) -> None:
     private = [f"-oDir::State::Lists={work / 'lists'}", f"-oDir::Cache={work / 'cache'}"]
     common = [apt, "-q", "-oAPT::Sandbox::User=root", "-oAcquire::Retries=1", f"-oAcquire::http::Timeout={_SECONDS}"]
     _run([*common, *private, "update"], work, check=False)  # a broken third-party list need not matter
-    _run([*common, *private, "download", dataset.debian_package], work / "download")
+    _run([*common, *private, "download", str(dataset.debian_package)], work / "download")
     package = next((work / "download").glob("*.deb"))
     archive = work / "content.tar"
     with archive.open("wb") as stream:
         subprocess.run([dpkg, "--fsys-tarfile", os.fspath(package)], stdout=stream, check=True, timeout=300)  # noqa: S603
-    inside = os.fspath(dataset.debian_folder).lstrip("/")
+    inside = str(dataset.debian_folder).lstrip("/")
     with tarfile.open(archive) as members:
         for file in dataset.files:
             content = members.extractfile(f"./{inside}/{file.name}")

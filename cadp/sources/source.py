@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from cadp.records import Record
+import numpy as np
+
+from cadp.columns import Table
+from cadp.records import ENTRIES, PIXELS, Record
 
 SPLITS = ("train", "test")
 """The splits that a source must have: what is released, and the holdout."""
@@ -25,12 +28,13 @@ class PublicFacts:
     Attributes:
         records: in the split `train`, of which each is released: without those over their unit's cap.
         holdout_records: in the split `test`, which the classifier is scored on.
-        shape: `(h, w, c)` of every image.
+        shape: `(h, w, c)` of every image; of a table's rows `(1, 1, d)`.
         classes: label names in index order.
         class_counts: training records by class, where they are known beforehand.
         units: behind `records`; None where every record is a unit.
         holdout_units: behind `holdout_records`; None likewise.
         over_cap: records of `train` that are over their unit's cap and left out.
+        table: what its columns are, if it is a table.
     """
 
     records: int
@@ -41,6 +45,12 @@ class PublicFacts:
     units: int | None = None
     holdout_units: int | None = None
     over_cap: int = 0
+    table: Table | None = None
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        """The type of a record's values: 8-bit pixels, or 16-bit entries of rows."""
+        return PIXELS if self.table is None else ENTRIES
 
     @property
     def unit_count(self) -> int:
@@ -54,7 +64,8 @@ class PublicFacts:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self)
+        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "table"}
+        return facts if self.table is None else facts | {"table": self.table.model_dump(mode="json")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,9 +156,13 @@ def _component(row: Mapping[str, Any], charge: Paid | None, release: str) -> Ite
     if charge is None:
         yield f"published but not charged: {name} names charge {identity}, which the ledger does not know"
         return
-    if charge.release != release:
+    # A loaded model is charged once, by the release that trained it or loaded it first, whatever became of that.
+    reused = row["parameters"].get("kind") == "loaded" and charge.release != release
+    if reused and charge.state is State.VOIDED:
+        yield f"published but not charged: {name} names charge {identity}, which was taken back"
+    if charge.release != release and not reused:
         yield f"published but not charged: {name} names charge {identity}, which paid for {charge.release}"
-    if charge.state is not State.PUBLISHED:
+    if charge.state is not State.PUBLISHED and not reused:
         yield f"published, but charge {identity} ({name}) is {charge.state} in the ledger"
     if charge.population != row["population"]:
         yield f"{name} is said to be paid by {row['population']}, charge {identity} was paid by {charge.population}"
@@ -177,7 +181,8 @@ def _not_found(manifests: Mapping[str, Manifest], findings: Sequence[Finding], b
 
 
 def _accounts(manifests: Mapping[str, Manifest], book: Book) -> Iterator[Account]:
-    rows = [row for manifest in manifests.values() for row in _rows(manifest, "components")]
+    # By charge: a model that several releases loaded was paid for once.
+    rows = {row["charge"]: row for manifest in manifests.values() for row in _rows(manifest, "components")}.values()
     for name, owed in sorted(book.populations.items()):
         delta = owed.body["delta"]
         published = [c.cost for c in book.charges.values() if (c.population, c.state) == (name, State.PUBLISHED)]

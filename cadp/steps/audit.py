@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from cadp.errors import ObjectExists, PrivacyError, VerificationFailed
 from cadp.plan import Plan, check_plan, plan_release
-from cadp.privacy.audit.path import CodePath, Images, Labels, Output, Valid
+from cadp.privacy.audit.path import CodePath, Floats, Images, Labels, Output, Valid
 from cadp.privacy.audit.run import (
     SMALL_EPSILONS,
     TRIALS,
@@ -35,14 +36,16 @@ from cadp.privacy.audit.verdict import SCHEMA, Audit
 from cadp.privacy.labels import AttributeResponse, ClassAttributes, LabelPlan, RandomizedResponse, plan_response
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
 from cadp.privacy.seeded import stamped
-from cadp.records import Batch
+from cadp.records import PIXELS, Batch, top
 from cadp.reporter import Reporter
 from cadp.settings import Settings
-from cadp.shards import decode_png
+from cadp.shards import decode_values
 from cadp.spec import canonical_json, load_spec
 from cadp.steps.audited_fit import training_audits
 from cadp.steps.audited_flow import synthetic_flow
 from cadp.steps.audited_gate import gate_audits
+from cadp.steps.audited_load import load_audits
+from cadp.steps.audited_sgd import couplings_audits
 from cadp.steps.privatize import privatize_batch
 from cadp.store import Store
 
@@ -63,7 +66,7 @@ def audit_release(spec_path: Path, settings: Settings, reporter: Reporter, trial
     spec = load_spec(spec_path)
     settings.make_private_folders()
     private = Store.open(settings.private_url).child(f"releases/{spec.release}")
-    plan = plan_release(spec, settings.data_dir, private)
+    plan = plan_release(spec, settings.data_dir, private, Store.open(settings.private_url).child("models"))
     check_plan(plan, private)
     kept = kept_audit(plan, private)
     if kept is not None and (kept["refuted"] or kept["trials"] >= trials):
@@ -101,10 +104,12 @@ def audit_plan(plan: Plan, reporter: Reporter, trials: int = TRIALS) -> Audit:
 
 def plan_subjects(plan: Plan) -> tuple[Subject, ...]:
     """Return what is audited of a plan: records and labels, training, gate; of `legacy` its records alone."""
-    path = code_path(synthetic_flow(plan.model.architecture))
+    path = code_path(synthetic_flow(plan.architecture), plan.facts.kind)
     delta, planned = plan.spec.spend.delta, Variant(plan.mechanism, plan.labels)
     records = subjects_of(path, planned, _smaller(plan), delta=delta)
-    return records if plan.stamp else (*records, *training_audits(plan), *gate_audits(plan))
+    if plan.stamp:
+        return records
+    return (*records, *training_audits(plan), *couplings_audits(plan), *load_audits(plan), *gate_audits(plan))
 
 
 def public_figures(document: Mapping[str, Any] | None) -> dict[str, object] | None:
@@ -139,19 +144,22 @@ def require_not_refuted(document: Mapping[str, Any]) -> None:
         )
 
 
-def code_path(flow: "ConditionalFlow") -> CodePath:
-    """Return the code that a release runs on its records, with `flow` as its network."""
+def code_path(flow: "ConditionalFlow", kind: DTypeLike = PIXELS) -> CodePath:
+    """Return the code that a release runs on its records, pixels or rows, with `flow` as its network."""
     shape = flow.architecture.shape
 
     def release(mechanism: Mechanism, plan: LabelPlan, images: Images, labels: Labels, valid: Valid) -> Output:
         records = privatize_batch(flow, mechanism, Batch(images=images, labels=labels, valid=valid), plan)
         return Output(
-            images=np.stack([decode_png(record.png, shape) for record in records]),
+            images=np.stack([decode_values(record.data, shape, kind) for record in records]),
             labels=np.array([record.label for record in records], dtype=np.int64),
             ids=tuple(record.id for record in records),
         )
 
-    return CodePath(shape, flow.architecture.classes, release, flow.encode_images, flow.decode_images)
+    def decode(latents: Floats, labels: Labels) -> Images:
+        return flow.decode_images(latents, labels, kind)
+
+    return CodePath(shape, flow.architecture.classes, release, flow.encode_images, decode, top(kind))
 
 
 @contextmanager

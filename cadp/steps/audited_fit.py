@@ -27,7 +27,10 @@ SMALL_EPSILON = 1.0
 
 def training_audits(plan: "Plan") -> tuple[TrainingAudit, ...]:
     """Return the audits of a plan's training: as planned, then the same fit at a small ε."""
-    epsilon = plan.spec.model.train.epsilon
+    asked = plan.spec.model.train
+    if asked is None:  # loaded: nothing is trained here
+        return ()
+    epsilon = asked.epsilon
     audits = [_audit(plan, epsilon, planned=True)]
     if epsilon > SMALL_EPSILON:
         audits.append(_audit(plan, SMALL_EPSILON, planned=False))
@@ -85,7 +88,8 @@ def _run(plan: MomentsPlan, data: Dataset, dictate: Dictate | None) -> Fit:
 
 
 def _audit(plan: "Plan", epsilon: float, *, planned: bool) -> TrainingAudit:
-    shape, classes = plan.moments.architecture.shape, plan.moments.architecture.classes
+    moments = plan.training.moments
+    shape, classes = moments.architecture.shape, moments.architecture.classes
 
     def calibrated(side: int, most_classes: int) -> MomentsPlan:
         return MomentsPlan.calibrate(
@@ -101,12 +105,12 @@ def _audit(plan: "Plan", epsilon: float, *, planned: bool) -> TrainingAudit:
     side = max(1, math.isqrt(_MOST_DIMS // shape[2]))
     whole = math.prod(shape) <= _MOST_DIMS and classes <= _MOST_CLASSES
     small = fit_path(calibrated(_SMALL_SIDE, _SMALL_CLASSES))
-    exact = fit_path(plan.moments if whole else calibrated(side, _MOST_CLASSES)) if planned else small
+    exact = fit_path(moments if whole else calibrated(side, _MOST_CLASSES)) if planned else small
     return TrainingAudit(
         exact=exact,
         small=small,
         crowded=fit_path(calibrated(min(_CANARY_SIDE, side), _SMALL_CLASSES)),
         delta=plan.spec.spend.delta,
         planned=planned,
-        parameters=plan.moments.parameters() if planned else None,
+        parameters=moments.parameters() if planned else None,
     )

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cadp.privacy.audit.gated import GateAudit
-from cadp.records import Record
+from cadp.records import Record, Values, top
 from cadp.reporter import Silent
+from cadp.sources import PublicFacts
+from cadp.steps.classify import Kind, train
 from cadp.steps.hits import count_hits
 from cadp.utility import gate
 from cadp.utility.gate import GatePlan
@@ -34,34 +36,33 @@ def _audit(plan: "Plan", own: GatePlan, *, planned: bool) -> GateAudit:
         parameters=own.parameters(),
         units=own.holdout_units,
         place=(gate, "discrete_laplace"),
-        counts=lambda: neighbouring_counts(plan.facts.shape, len(plan.facts.classes), labels=plan.labels.private),
+        counts=lambda: neighbouring_counts(plan.facts, plan.spec.validate_.classifier, labels=plan.labels.private),
         planned=planned,
     )
 
 
-def neighbouring_counts(shape: tuple[int, int, int], classes: int, *, labels: bool) -> list[tuple[int, int]]:
+def neighbouring_counts(facts: PublicFacts, kind: Kind, *, labels: bool) -> list[tuple[int, int]]:
     """Return the counts of synthetic holdouts and of their neighbours; with `labels` these may differ in them too.
 
     The classifier has seen noise alone. It is what it is for the release: a function of nothing in the holdout.
     """
-    from cadp.utility.classifier import ClassifierRecipe, train_classifier  # noqa: PLC0415  (torch)
-
+    shape, classes, white = facts.shape, len(facts.classes), top(facts.kind)
     generator = np.random.default_rng(47)  # public: these are records, not noise
-    shown = generator.integers(0, 256, (max(_SHOWN, classes), *shape), dtype=np.uint8)
+    shown = generator.integers(0, white + 1, (max(_SHOWN, classes), *shape), dtype=facts.kind)
     truth = np.arange(len(shown), dtype=np.int64) % classes
-    recipe = ClassifierRecipe(epochs=1, least_steps=1)
-    classifier = train_classifier(shown, truth, classes, recipe, Silent())
-    images = generator.integers(0, 256, (_UNITS * _RECORDS, *shape), dtype=np.uint8)
+    classifier = train(kind, facts, shown, truth, Silent(), least_steps=1)
+    images = generator.integers(0, white + 1, (_UNITS * _RECORDS, *shape), dtype=facts.kind)
     told = classifier.predict(images)
     holdout = [
         Record(key=f"record {i}", unit=f"unit {i // _RECORDS}", label=int(told[i]), image=image)
         for i, image in enumerate(images)
     ]
-    contents = [(np.zeros(shape, np.uint8), 0), (np.full(shape, 255, np.uint8), 0), (None, 0)]
+    black, bright = np.zeros(shape, facts.kind), np.full(shape, white, facts.kind)
+    contents: list[tuple[Values | None, int]] = [(black, 0), (bright, 0), (None, 0)]
     contents += [(image, 1) for image, _ in contents] if labels else []
     pairs = []
     for key in (b"one", b"another"):
-        count = count_hits(classifier, holdout, shape, key)
+        count = count_hits(classifier, holdout, facts, key)
         for unit in ("unit 0", f"unit {_UNITS - 1}"):
             for image, turn in contents:
                 other = [
@@ -70,5 +71,5 @@ def neighbouring_counts(shape: tuple[int, int, int], classes: int, *, labels: bo
                     else record
                     for record in holdout
                 ]
-                pairs.append((count, count_hits(classifier, other, shape, key)))
+                pairs.append((count, count_hits(classifier, other, facts, key)))
     return pairs

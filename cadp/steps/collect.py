@@ -17,6 +17,7 @@ from which a rerun of a published release says its summary. Nothing outside `rel
 zone is looked at: not the ledger, nor its anchors, nor secrets, nor keys.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -156,7 +157,7 @@ class _Collector:
         """Drop models of closed releases, and what attempts at training left that no seal names."""
         models, sizes = self._private.child("models"), {key.removeprefix("models/"): size for key, size in listed}
         trains = [(standing, charge) for standing in known if (charge := standing.charge("train")) is not None]
-        kept, expired, blind = set[str](), set[str](), False
+        kept, expired, blind = self._loaded(models, known), set[str](), False
         for standing, charge in trains:
             for seal in self._ledger.seals(charge.id).values():
                 # The objects are looked up, not looked for in the listing: the seal may be younger than that.
@@ -180,11 +181,28 @@ class _Collector:
                     continue
                 named = model_objects(models, key.removesuffix(".json"))
                 kept.update(named)
-                if not makers and models.exists(key):
+                # A model with an origin was made by no charge: whoever brought it in decides how long it stays.
+                if not makers and not record.get("origin") and models.exists(key):
                     self._unknown(models, key)
                     blind |= len(named) == 1
             elif trains and not open_trains and not blind:
                 self._drop(LOSERS, models, key, sizes[key])
+
+    def _loaded(self, models: Store, known: list[Standing]) -> set[str]:
+        """Return the objects of models that the plans of releases which are not over load, or start from."""
+        closed, kept = {standing.release: standing for standing in known}, set[str]()
+        for key, _ in self._private.list("releases/"):
+            match = _RELEASE.fullmatch(key)
+            if match is None or match["key"] != PLAN_KEY:
+                continue
+            standing = closed.get(match["release"])
+            plan = json.loads(self._private.get(key))
+            for named in (plan.get("model"), plan.get("start")):
+                if not isinstance(named, dict) or not isinstance(digest := named.get("load"), str):
+                    continue
+                if standing is None or not self._retention.is_over(standing):
+                    kept.update(model_objects(models, digest))
+        return kept
 
     def _collect_public(self, standing: Standing) -> None:
         release = self._public.child(standing.release)

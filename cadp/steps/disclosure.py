@@ -80,6 +80,7 @@ def release_facts(
         source_note=f"{known.description} {known.homepage}" if known else "A private source, not published.",
         citation=citation,
         audit=audit_bytes(context["audit_document"]) if context.get("audit_document") else None,
+        table=facts.table,
         stamp=stamp_of(job),
     )
 
@@ -106,11 +107,12 @@ def privacy_statement(job: Job, context: Mapping[str, Any]) -> dict[str, object]
         circumstances=Circumstances(
             labels=labels,
             label_parameters={} if labels == "public" else job.plan.labels.parameters(),
-            model="dp",
-            unprotected=_left_out(job),
+            model="dp" if any(part.name == "train" for part in job.plan.parts()) else "public",
+            unprotected=[*_left_out(job), *_declared_models(job)],
             versions=job.plan.versions,
             audit=context.get("audit"),  # a release that was fixed before audits has none
             shuffled=shuffled,
+            tabular=job.plan.facts.table is not None,
             seeded=stamp_of(job) is not None,
         ),
     )
@@ -142,10 +144,21 @@ def _left_out(job: Job) -> list[str]:
     return [f"that {over_cap:,} records beyond the {most:,} of one {source.unit} were left out, by a keyed hash"]
 
 
+def _declared_models(job: Job) -> list[str]:
+    """Models that were trained elsewhere, on data that the spec declares public."""
+    loaded, start, said = job.plan.loaded, job.plan.start, "declared public, not verified"
+    if loaded is not None and loaded.cost is None:
+        return [f"the model that records are decoded through, {said}: {loaded.origin}"]
+    return [] if start is None else [f"the weights that the training of couplings starts from, {said}: {start.origin}"]
+
+
 def _population(job: Job, name: str, spent: Mapping[str, Any]) -> Population:
     own, limit = name == job.spec.population, job.ledger.population(name)
     facts = job.plan.facts
     charges = job.ledger.charges(population=name, release=job.spec.release)
+    model = job.find_charge("train") if own and job.plan.loaded and job.plan.loaded.cost else None
+    if model is not None and model.release != job.spec.release:
+        charges.append(model)  # charged once, by another release, and a part of what this one tells
     return Population(
         name=name,
         unit=job.spec.source.unit,

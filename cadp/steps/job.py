@@ -18,6 +18,7 @@ from cadp.secret import PopulationSecret, load_secret, note_ledger, require_note
 from cadp.settings import Settings
 from cadp.sources.address import addresses
 from cadp.spec import ReleaseSpec, load_spec
+from cadp.steps.model_charge import charge_model, find_model_charge
 from cadp.steps.scratch import own_scratch, sweep_scratch
 from cadp.store import Store
 
@@ -64,7 +65,7 @@ class Job:
         sweep_scratch(settings.scratch)
         private = Store.open(settings.private_url)
         release = private.child(f"releases/{spec.release}")
-        plan = plan_release(spec, settings.data_dir, release)
+        plan = plan_release(spec, settings.data_dir, release, private.child("models"))
         bind_plan(plan, release)
         return cls(
             plan=plan,
@@ -105,7 +106,7 @@ class Job:
         return next(part for part in self.plan.parts() if part.name == name)
 
     def charge(self, name: str) -> Charge:
-        """Charge one part of the plan, or find its charge: the same part is never charged twice.
+        """Charge one part of the plan, or find its charge: the same part, or the same model, is never charged twice.
 
         The charge is committed and anchored, and may be worked under, when this returns.
 
@@ -122,12 +123,19 @@ class Job:
             self._require_budget()
         else:
             require_same_mode(found.parameters, f"charge {name} of {self.spec.release}")
+        parameters = stamped({"plan": self.plan_digest, "part": name})
+        release, loaded = self.spec.release, self.plan.loaded
+        if name == "train" and loaded is not None:
+            return charge_model(
+                self.ledger,
+                part.population,
+                release=release,
+                digest=loaded.digest,
+                event=part.event,
+                parameters=parameters,
+            )
         charge = self.ledger.charge(
-            part.population,
-            release=self.spec.release,
-            key=f"{self.spec.release}/{name}",
-            event=part.event,
-            parameters=stamped({"plan": self.plan_digest, "part": name}),
+            part.population, release=release, key=f"{release}/{name}", event=part.event, parameters=parameters
         )
         if charge.state is State.RESERVED:
             self.ledger.begin(charge.id)
@@ -162,7 +170,9 @@ class Job:
 
     def find_charge(self, name: str) -> Charge | None:
         """Return the charge of one part, or None before it is made; one that was taken back does not count."""
-        part, key = self.part(name), f"{self.spec.release}/{name}"
+        part, key, loaded = self.part(name), f"{self.spec.release}/{name}", self.plan.loaded
+        if name == "train" and loaded is not None:
+            return find_model_charge(self.ledger, part.population, loaded.digest, part.event)
         charges = self.ledger.charges(population=part.population, release=self.spec.release)
         return next((c for c in charges if c.key == key and c.state is not State.VOIDED), None)
 

@@ -1,8 +1,8 @@
 """Privatize: one charge in, one sealed run of released records a range out.
 
-`x → z = f(x; y) → z̃ → x̃ = f⁻¹(z̃; ỹ)`, clamped, 8 bit, PNG: y is the record's own label, ỹ the released one. Everything
-after z̃ and ỹ is post-processing. Each released record gets an i.i.d. 128-bit id: its public name and its sort key, so
-that sorting by it is a uniform permutation.
+`x → z = f(x; y) → z̃ → x̃ = f⁻¹(z̃; ỹ)`, clamped, 8 bit, PNG (a table's row: 16 bit): y is the record's own label, ỹ the
+released one. Everything after z̃ and ỹ is post-processing. Each released record gets an i.i.d. 128-bit id: its public
+name and its sort key, so that sorting by it is a uniform permutation.
 """
 
 import os
@@ -18,7 +18,7 @@ from cadp.privacy.mechanisms import Mechanism
 from cadp.privacy.seeded import stamped
 from cadp.records import Batch, Released, pack_released, unpack_released
 from cadp.reporter import Reporter
-from cadp.shards import encode_png
+from cadp.shards import encode_values
 from cadp.steps.decode import range_batches
 from cadp.steps.job import Job, Renewal
 from cadp.steps.published import is_published
@@ -125,9 +125,9 @@ def privatize_batch(
     """
     codes = mechanism.privatize(flow.encode_images(batch.images, batch.labels), batch.valid)
     released = (labels or PublicLabels()).release(batch.labels, batch.valid)
-    images = flow.decode_images(codes, released)
+    images = flow.decode_images(codes, released, batch.images.dtype)
     return [
-        Released(id=random_bytes(16), label=int(label), png=encode_png(image))
+        Released(id=random_bytes(16), label=int(label), data=encode_values(image))
         for image, label in zip(images, released, strict=True)
     ]
 

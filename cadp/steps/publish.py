@@ -14,6 +14,7 @@ from cadp.errors import ObjectExists, SettingsError
 from cadp.publish.claim import claim
 from cadp.publish.documents import finish as finish_release
 from cadp.publish.facts import ReleaseFacts
+from cadp.publish.histogram_sheet import histogram_sheet
 from cadp.publish.interval import PublishedFile, intervals, publish_interval
 from cadp.publish.sheet import contact_sheet, pick
 from cadp.publish.sign import Signer, load_signer
@@ -35,6 +36,7 @@ __all__ = ["CONTEXT_KEY", "DONE", "PublishStep", "is_published", "published_fact
 DONE = re.compile(r"published/\d{5,}\.json")  # the keys of what says that an interval is in place
 CONTEXT_KEY = "published/context.json"
 _SAMPLE_PER_CLASS = 40
+_SAMPLE_OF_ROWS = 20_000
 
 
 class PublishStep:
@@ -95,7 +97,9 @@ class PublishStep:
 
 def sample(job: Job) -> list[Released]:
     """Return the first records in the order of their random ids: a uniform sample that every rerun repeats."""
-    return list(islice(released_records(job), _SAMPLE_PER_CLASS * len(job.plan.facts.classes)))
+    facts = job.plan.facts
+    most = _SAMPLE_PER_CLASS * len(facts.classes) if facts.table is None else _SAMPLE_OF_ROWS
+    return list(islice(released_records(job), most))
 
 
 def published_facts(job: Job) -> ReleaseFacts:
@@ -125,8 +129,10 @@ def _require_key(job: Job, signer: Signer) -> None:
 
 def _sheet(job: Job, records: list[Released]) -> bytes:
     facts = job.plan.facts
+    if facts.table is not None:
+        return histogram_sheet(facts.table, facts.classes, records)
     rows = [records[i] for row in pick([record.label for record in records], len(facts.classes)) for i in row]
-    pictures = [decode_png(record.png, facts.shape) for record in rows]
+    pictures = [decode_png(record.data, facts.shape) for record in rows]
     return contact_sheet(pictures, [record.label for record in rows], facts.classes)
 
 

@@ -18,10 +18,12 @@ import numpy as np
 from cadp.errors import ObjectExists, PrivacyError
 from cadp.ledger import Charge
 from cadp.privacy.accountant import curve
+from cadp.records import top
 from cadp.reporter import Reporter
 from cadp.secret import PopulationSecret
 from cadp.steps.decode import DecodedRecords
 from cadp.steps.job import Job
+from cadp.steps.load_model import public_flow
 
 if TYPE_CHECKING:
     from cadp.cinn.dp_sgd.plan import SgdPlan
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from cadp.cinn.network import ConditionalFlow
 
 SAVE_EVERY = 25
-TRAINING = re.compile(r"training/(?P<charge>[^/]+)/(state|loss)-\d{7}\.(safetensors|json)")
-"""Every key that this file writes."""
+TRAINING = re.compile(
+    r"training/(?P<charge>[^/]+)/((state|loss)-\d{7}\.(safetensors|json)|round-trip-[0-9a-f]{16}\.json)"
+)
+"""Every key that training writes."""
 
 
 def is_state(key: str) -> bool:
@@ -61,7 +65,7 @@ def train_couplings(
         reporter: told of public progress.
     """
     from cadp.cinn.dp_sgd import training as sgd  # noqa: PLC0415  (torch only where a step runs)
-    from cadp.cinn.dp_sgd.start import public_start  # noqa: PLC0415
+    from cadp.cinn.dp_sgd.start import public_start, start_from  # noqa: PLC0415
     from cadp.cinn.network import ConditionalFlow  # noqa: PLC0415
 
     plan = saved.plan
@@ -72,6 +76,8 @@ def train_couplings(
         whitening, flow = flow, ConditionalFlow(plan.architecture)
         flow.load_state_dict(whitening.state_dict(), strict=False)
         public_start(flow)
+        if job.plan.start is not None:
+            start_from(flow, public_flow(job, job.plan.start))
     else:
         reporter.event(
             "resumed", f"training of the couplings goes on at step {saved.training.step:,} of {plan.steps:,}"
@@ -94,7 +100,7 @@ def unit_records(flow: "ConditionalFlow", records: DecodedRecords, reporter: Rep
     with reporter.progress("whiten", len(chosen), "records") as advance, torch.no_grad():
         for batch in records.batches():
             condition = flow.condition(torch.from_numpy(batch.labels))
-            x = torch.from_numpy(batch.images.reshape(len(batch), -1) / 255.0)
+            x = torch.from_numpy(batch.images.reshape(len(batch), -1) / top(batch.images.dtype))
             for layer in before:
                 x, _ = layer(x, condition)
             rows = x[:, :k].numpy()[chosen[seen : seen + len(batch)]]
@@ -120,7 +126,7 @@ class SavedTraining:
         from cadp.cinn.dp_sgd.state import read_state  # noqa: PLC0415
 
         self.plan, self._private, self._renew, self._reporter = plan, job.private, renew, reporter
-        self._prefix, self._before = f"training/{charge.id}/", curve(job.plan.moments.event())
+        self._prefix, self._before = f"training/{charge.id}/", curve(job.plan.training.moments.event())
         self._delta = job.spec.spend.delta
         self.flow: ConditionalFlow | None = None
         self.training: Training | None = None

@@ -4,6 +4,7 @@ Publishing may depend on two things only: the gate's charged answer, and functio
 """
 
 import json
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 from cadp.errors import CadpError, Withheld
 from cadp.privacy.labels import plausible_counts
 from cadp.privacy.seeded import stamped
+from cadp.records import Values
 from cadp.reporter import Reporter
-from cadp.shards import decode_png
+from cadp.shards import decode_values
 from cadp.steps.audit import require_audit
+from cadp.steps.classify import train
 from cadp.steps.hits import count_hits
 from cadp.steps.job import Job
 from cadp.steps.privatize import released_records, sealed_runs
 from cadp.steps.shard import TRAIN, read_facts, read_shard
 from cadp.steps.stamps import require_guarantee
 from cadp.utility.released_frame import ReleasedFrame
+from cadp.utility.released_rows import ReleasedRows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,14 +118,16 @@ def expectation_files(job: Job) -> dict[str, bytes]:
     return {key.removeprefix(EXPECTATIONS): job.private.get(key) for key in keys}
 
 
-def _released(job: Job, reporter: Reporter) -> tuple[NDArray[np.uint8], NDArray[np.int64], "pd.DataFrame"]:
-    facts, frame = job.plan.facts, ReleasedFrame()
-    images = np.empty((facts.records, *facts.shape), dtype=np.uint8)
+def _released(job: Job, reporter: Reporter) -> tuple[Values, NDArray[np.int64], "pd.DataFrame"]:
+    facts = job.plan.facts
+    frame = ReleasedFrame() if facts.table is None else ReleasedRows(facts.table)
+    with tempfile.TemporaryFile(dir=job.scratch) as file:  # its pages go to disk where memory is short
+        images: Values = np.memmap(file, dtype=facts.kind, mode="w+", shape=(facts.records, *facts.shape))
     labels = np.empty(facts.records, dtype=np.int64)
     count = 0
     with reporter.progress("read released", facts.records, "records") as advance:
         for record in released_records(job):
-            images[count], labels[count] = decode_png(record.png, facts.shape), record.label
+            images[count], labels[count] = decode_values(record.data, facts.shape, facts.kind), record.label
             frame.add(record, images[count])
             count += 1
             if count % 500 == 0:
@@ -130,11 +136,10 @@ def _released(job: Job, reporter: Reporter) -> tuple[NDArray[np.uint8], NDArray[
     return images, labels, frame.frame()
 
 
-def _hits(job: Job, images: NDArray[np.uint8], labels: NDArray[np.int64], reporter: Reporter) -> int:
-    from cadp.utility.classifier import ClassifierRecipe, train_classifier  # noqa: PLC0415  (torch)
-
-    classifier = train_classifier(images, labels, len(job.plan.facts.classes), ClassifierRecipe(), reporter)
-    return count_hits(classifier, list(read_shard(job, job.plan.ranges)), job.plan.facts.shape, job.secret.key("gate"))
+def _hits(job: Job, images: Values, labels: NDArray[np.int64], reporter: Reporter) -> int:
+    facts = job.plan.facts
+    classifier = train(job.spec.validate_.classifier, facts, images, labels, reporter)
+    return count_hits(classifier, list(read_shard(job, job.plan.ranges)), facts, job.secret.key("gate"))
 
 
 def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any]) -> None:
@@ -150,6 +155,7 @@ def _check_expectations(job: Job, frame: "pd.DataFrame", answer: dict[str, Any])
         class_counts=None if job.plan.labels.private else read_facts(job)[TRAIN]["class_counts"],
         gate=answer,
         class_ranges=plausible_counts(job.plan.labels, facts.records),
+        table=facts.table,
     )
     if job.private.exists(VERDICT):
         return  # another process was faster

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cadp.errors import RejectedInput
-from cadp.records import Batch
+from cadp.records import Batch, Values, at_once
 from cadp.reporter import Reporter
 
 
@@ -99,7 +99,7 @@ class Classifier:
         self._scale = scale
         self._threads = threads
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def predict(self, images: Values) -> NDArray[np.int64]:
         """The most likely class of each image, `(n,)` int64.
 
         Raises:
@@ -109,8 +109,9 @@ class Classifier:
             raise RejectedInput(f"images of shape {images.shape[1:]}; the classifier knows {self._shape}")
         answer = np.empty(len(images), dtype=np.int64)
         with _threads(self._threads), torch.inference_mode():
-            for start in range(0, len(images), 1024):
-                block = _tensor(images[start : start + 1024], self._scale)
+            step = at_once(self._shape, 1024)
+            for start in range(0, len(images), step):
+                block = _tensor(images[start : start + step], self._scale)
                 answer[start : start + len(block)] = self._network(block).argmax(1).numpy()
         return answer
 
@@ -140,7 +141,7 @@ def train_classifier(
     """
     _check(images, labels, classes)
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    scale = (float(images.mean()), max(float(images.std()), 1.0))
+    scale = _scale(images)
     truth = torch.from_numpy(labels.astype(np.int64))
     passes = recipe.passes(len(images))
     with _threads(recipe.threads), torch.random.fork_rng(devices=[]):
@@ -182,7 +183,18 @@ def _check(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -
         raise RejectedInput(f"labels from {labels.min()} to {labels.max()}; the release declares {classes} classes")
 
 
-def _tensor(images: NDArray[np.uint8], scale: tuple[float, float]) -> Tensor:
+def _scale(images: NDArray[np.uint8]) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels, at least 1; in integers, without a copy of all in floats."""
+    total = square = 0
+    step = at_once((images.shape[1], images.shape[2], images.shape[3]), 1024)
+    for start in range(0, len(images), step):
+        block = images[start : start + step].astype(np.int64)
+        total, square = total + int(block.sum()), square + int(np.square(block).sum())
+    mean = total / images.size
+    return mean, max(math.sqrt(max(square / images.size - mean * mean, 0.0)), 1.0)
+
+
+def _tensor(images: Values, scale: tuple[float, float]) -> Tensor:
     """Standardised `(n, c, h, w)` float32 in channels-last memory, which is how the pixels lie already."""
     mean, deviation = scale
     return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).sub_(mean).div_(deviation)

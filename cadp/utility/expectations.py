@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cadp.columns import Table
+from cadp.utility.expectations_form import expect
 from cadp.utility.expectations_page import render_page
+from cadp.utility.expectations_rows import on_rows
 from cadp.utility.released_frame import COLUMNS
+from cadp.utility.released_rows import looked_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +64,7 @@ def check_release(
     class_counts: Sequence[int] | None,
     gate: Mapping[str, Any] | None,
     class_ranges: Sequence[tuple[int, int]] | None = None,
+    table: Table | None = None,
 ) -> ExpectationReport:
     """Check a release against its declared public facts.
 
@@ -71,8 +76,10 @@ def check_release(
         class_counts: how many records each class must have where labels are public, else None.
         gate: the gate's recorded answer, None where no gate ran.
         class_ranges: the least and most records of each class, from public probabilities, where labels are private.
+        table: what the columns are, if the records are rows; then `frame` is `ReleasedRows.frame()`.
     """
-    suites: list[_Suite] = [("records", frame, _on_records(records, classes, shape), None)]
+    columns, own = ([*COLUMNS], _on_images(shape)) if table is None else (looked_at(table), on_rows(table))
+    suites: list[_Suite] = [("records", frame, [*_on_records(records, classes, columns), *own], None)]
     if class_counts is not None:
         suites.append(("classes", _classes_frame(frame, classes, class_counts), _on_classes(), "name"))
     if class_ranges is not None:
@@ -95,30 +102,31 @@ def check_release(
     )
 
 
-def _on_records(records: int, classes: Sequence[str], shape: tuple[int, int, int]) -> list[dict[str, Any]]:
-    height, width, channels = shape
+def _on_records(records: int, classes: Sequence[str], columns: list[str]) -> list[dict[str, Any]]:
     return [
-        _expect("columns", "every record has its facts", "table_columns_to_match_ordered_list", column_list=[*COLUMNS]),
-        _expect("record-count", "no record is missing or added", "table_row_count_to_equal", value=records),
-        _expect(
+        expect("columns", "every record has its facts", "table_columns_to_match_ordered_list", column_list=columns),
+        expect("record-count", "no record is missing or added", "table_row_count_to_equal", value=records),
+        expect(
             "key-form", "keys are 128-bit ids in hex", "column_values_to_match_regex", "key", regex="^[0-9a-f]{32}$"
         ),
-        _expect("key-unique", "no two records share a key", "column_values_to_be_unique", "key"),
-        _expect(
-            "label", "labels are declared", "column_values_to_be_in_set", "label", value_set=[*range(len(classes))]
-        ),
-        _expect(
-            "height", "images have the declared height", "column_values_to_be_in_set", "height", value_set=[height]
-        ),
-        _expect("width", "images have the declared width", "column_values_to_be_in_set", "width", value_set=[width]),
-        _expect(
+        expect("key-unique", "no two records share a key", "column_values_to_be_unique", "key"),
+        expect("label", "labels are declared", "column_values_to_be_in_set", "label", value_set=[*range(len(classes))]),
+    ]
+
+
+def _on_images(shape: tuple[int, int, int]) -> list[dict[str, Any]]:
+    height, width, channels = shape
+    return [
+        expect("height", "images have the declared height", "column_values_to_be_in_set", "height", value_set=[height]),
+        expect("width", "images have the declared width", "column_values_to_be_in_set", "width", value_set=[width]),
+        expect(
             "mode",
             "images have the declared channels, 8 bits each",
             "column_values_to_be_in_set",
             "mode",
             value_set=["L" if channels == 1 else "RGB"],
         ),
-        _expect(
+        expect(
             "not-blank",
             f"at least {_MOSTLY:.0%} of the images are not of one grey",
             "column_values_to_be_between",
@@ -127,7 +135,7 @@ def _on_records(records: int, classes: Sequence[str], shape: tuple[int, int, int
             strict_min=True,
             mostly=_MOSTLY,
         ),
-        _expect(
+        expect(
             "brightness",
             "images are neither all black nor all white on average",
             "column_mean_to_be_between",
@@ -135,7 +143,7 @@ def _on_records(records: int, classes: Sequence[str], shape: tuple[int, int, int
             min_value=1,
             max_value=254,
         ),
-        _expect(
+        expect(
             "not-repeated",
             f"at least {_MOSTLY:.0%} of the images are distinct",
             "column_proportion_of_unique_values_to_be_between",
@@ -147,7 +155,7 @@ def _on_records(records: int, classes: Sequence[str], shape: tuple[int, int, int
 
 def _on_classes() -> list[dict[str, Any]]:
     return [
-        _expect(
+        expect(
             "class-counts",
             "every class has as many records as declared",
             "column_pair_values_to_be_equal",
@@ -161,7 +169,7 @@ def _on_ranges() -> list[dict[str, Any]]:
     """Labels are private: what is expected follows from the public probabilities of released labels alone."""
     pairs = (("least", "released", "least"), ("most", "most", "released"))
     return [
-        _expect(
+        expect(
             f"class-sizes-{name}",
             f"every class has at {name} as many records as the labels' public probabilities allow",
             "column_pair_values_a_to_be_greater_than_b",
@@ -175,7 +183,7 @@ def _on_ranges() -> list[dict[str, Any]]:
 
 def _on_gate() -> list[dict[str, Any]]:
     return [
-        _expect(
+        expect(
             "gate",
             "the charged gate's noisy count reaches the threshold",
             "column_pair_values_a_to_be_greater_than_b",
@@ -184,11 +192,6 @@ def _on_gate() -> list[dict[str, Any]]:
             or_equal=True,
         )
     ]
-
-
-def _expect(name: str, says: str, kind: str, column: str | None = None, **kwargs: object) -> dict[str, Any]:
-    target = {} if column is None else {"column": column}
-    return {"type": f"expect_{kind}", "kwargs": {**target, **kwargs}, "meta": {"name": name, "says": says}}
 
 
 def _classes_frame(frame: "pd.DataFrame", classes: Sequence[str], class_counts: Sequence[int]) -> "pd.DataFrame":

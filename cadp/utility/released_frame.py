@@ -37,15 +37,15 @@ class ReleasedFrame:
         Raises:
             RejectedInput: its bytes do not begin like a PNG.
         """
-        if len(record.png) < 33 or not record.png.startswith(_PNG):
+        if len(record.data) < 33 or not record.data.startswith(_PNG):
             raise RejectedInput(f"released record {record.id.hex()} is not a PNG")
-        width, height, depth, colour = struct.unpack_from(">IIBB", record.png, 16)
+        width, height, depth, colour = struct.unpack_from(">IIBB", record.data, 16)
         mode = _MODES.get((depth, colour), f"depth {depth}, colour type {colour}")
         pixels = image.astype(np.float32)
         mean = float(pixels.mean())
         pixels -= mean
         deviation = float(np.sqrt(np.mean(pixels * pixels)))
-        digest = hashlib.sha256(record.png).hexdigest()
+        digest = hashlib.sha256(record.data).hexdigest()
         self._rows.append((record.id.hex(), record.label, width, height, mode, mean, deviation, digest))
 
     def frame(self) -> "pd.DataFrame":

@@ -11,7 +11,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import cinn, ledger, privacy
+from tests.benchmarks import cinn, large, ledger, privacy
 
 BENCHMARKS = {
     "ledger-charges": ledger.charges,
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "mechanisms": privacy.mechanisms,
     "cinn-speed": cinn.speed,
     "cinn-records": cinn.records,
+    "cinn-large": large.large,
 }
 
 

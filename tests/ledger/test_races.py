@@ -67,7 +67,7 @@ def test_with_weaker_isolation_the_race_fails_on_a_server(server_place: ServerPl
 def lose_the_race(place: Place, weakness: str) -> None:
     """The same race fails; whether it overspends depends on the second line of defence."""
     with pytest.raises(AssertionError):
-        race(place, weakness=weakness)
+        race(place, processes=8, weakness=weakness)
     most = max(count for (count,) in place.execute("SELECT count(*) FROM charges GROUP BY population_id"))
     assert (most > most_charges()) == ("no second line" in weakness)
 

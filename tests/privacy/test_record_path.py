@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from cadp.cinn.network import ConditionalFlow
 from cadp.privacy.mechanisms import Mechanism, plan_mechanism
 from cadp.publish.png import check_plain
-from cadp.records import Batch, Released
+from cadp.records import Batch, Released, Values
 from cadp.shards import decode_png
 from cadp.steps.privatize import privatize_batch
 from tests.cinn.conftest import random_flow
@@ -48,8 +48,8 @@ class Given(torch.nn.Module):
         assert len(images) == len(labels)
         return self.latents.copy()
 
-    def decode_images(self, latents: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.flow.decode_images(latents, labels)
+    def decode_images(self, latents: NDArray[np.float64], labels: NDArray[np.int64], kind: DTypeLike) -> Values:
+        return self.flow.decode_images(latents, labels, kind)
 
 
 REAL = network()
@@ -65,8 +65,8 @@ def check(released: list[Released]) -> None:
     assert [record.label for record in released] == [row % 3 for row in range(ROWS)]
     assert len({record.id for record in released}) == ROWS
     for record in released:
-        check_plain(record.png, SHAPE)
-        assert decode_png(record.png, SHAPE).shape == SHAPE
+        check_plain(record.data, SHAPE)
+        assert decode_png(record.data, SHAPE).shape == SHAPE
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +94,7 @@ def moved(mechanism: Mechanism, latents: NDArray[np.float64], valid: NDArray[np.
     calm, taken = np.where(others[:, None], 0.5, latents), valid | others
     with fixed_noise(1):
         second = privatize_batch(Given(calm, REAL), mechanism, batch(taken))  # type: ignore[arg-type]
-    return first[row].png != second[row].png
+    return first[row].data != second[row].data
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,5 +126,5 @@ def test_refused_broken_and_zero_records_give_one_picture(
     for codes, valid in ((latents, ~whole), (broken, whole), (zero, whole)):
         with fixed_noise(2):
             released = privatize_batch(Given(codes, REAL), MECHANISMS[kind], batch(valid))  # type: ignore[arg-type]
-        pictures.add(tuple(record.png for record in released))
+        pictures.add(tuple(record.data for record in released))
     assert len(pictures) == 1

@@ -166,7 +166,7 @@ def test_the_page_asks_the_network_for_nothing(release: Path, records: list[Rele
     shown = {str(image["src"]) for image in page.images}
     import base64
 
-    assert shown <= {"data:image/png;base64," + base64.b64encode(record.png).decode() for record in records}
+    assert shown <= {"data:image/png;base64," + base64.b64encode(record.data).decode() for record in records}
 
 
 def test_the_page_is_escaped_and_ordered(release: Path, facts: ReleaseFacts) -> None:

@@ -63,7 +63,7 @@ def test_records_are_streamed(facts: ReleaseFacts, tmp_path: Path) -> None:
             nonlocal alive
             alive -= 1
 
-    png = make_records(1)[0].png
+    png = make_records(1)[0].data
 
     def stream() -> object:
         nonlocal alive, peak
@@ -105,7 +105,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def tainted() -> dict[str, bytes]:
-    png = make_records(1)[0].png
+    png = make_records(1)[0].data
     image = Image.open(io.BytesIO(png))
     text = PngImagePlugin.PngInfo()
     text.add_text("PatientName", "Doe^Jane")
@@ -148,7 +148,7 @@ def test_colour_images_are_plain_too(tmp_path: Path) -> None:
     records = make_records(20, (32, 48, 3))
     files = publish_records(Store.open(str(tmp_path / "release")), records, facts, tmp_path, of=1)
     assert files[0].records == 20
-    check_plain(records[0].png, (32, 48, 3))
+    check_plain(records[0].data, (32, 48, 3))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_record_out_of_place_is_refused(
     ids: list[int], label: int, reason: str, facts: ReleaseFacts, tmp_path: Path
 ) -> None:
     target = Store.open(str(tmp_path / "release"))
-    png = make_records(1)[0].png
+    png = make_records(1)[0].data
     records = [Released(identity.to_bytes(16, "big"), label, png) for identity in ids]
     with pytest.raises(RejectedInput, match=reason):
         publish_interval(target, 0, 2, records, facts, scratch=tmp_path)

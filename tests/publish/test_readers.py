@@ -49,7 +49,7 @@ def digest(rows: list[tuple[str, int, bytes]]) -> str:
 @pytest.fixture(scope="module")
 def truth(records: list[Released]) -> list[tuple[str, int, bytes]]:
     return [
-        (record.id.hex(), record.label, np.asarray(Image.open(io.BytesIO(record.png))).tobytes()) for record in records
+        (record.id.hex(), record.label, np.asarray(Image.open(io.BytesIO(record.data))).tobytes()) for record in records
     ]
 
 
@@ -200,7 +200,7 @@ def test_plain_tar(release: Path, records: list[Released], tmp_path: Path) -> No
         names += listed.stdout.split()
         subprocess.run(["tar", "-xf", shard, "-C", tmp_path], check=True)
     assert names == [f"{record.id.hex()}.{form}" for record in records for form in ("png", "cls")]
-    assert (tmp_path / f"{records[0].id.hex()}.png").read_bytes() == records[0].png
+    assert (tmp_path / f"{records[0].id.hex()}.png").read_bytes() == records[0].data
 
 
 def test_sha256sum(release: Path) -> None:

@@ -16,9 +16,12 @@ Restore = Callable[[str], Place]
 def _stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
     from cadp.release import STEPS, run_step
     from cadp.reporter import Silent
+    from cadp.steps.audit import require_audit
 
     place = build(tmp_path_factory.mktemp("live") / "place")
     place.open_budget()
+    job = place.job()
+    require_audit(job.plan, job.private, Silent())  # once, by hand: not again after every kill
     kept = {}
     for name in STAGES:
         if name != "nothing":

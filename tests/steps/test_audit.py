@@ -27,6 +27,7 @@ from cadp.publish.sign import load_public, public_path
 from cadp.publish.verify import verify
 from cadp.records import Batch, Released
 from cadp.reporter import Silent
+from cadp.shards import decode_png, encode_values
 from cadp.show.audit import audit_rows
 from cadp.spec import load_spec
 from cadp.steps import audit as step
@@ -37,6 +38,8 @@ from cadp.steps.publish import published_facts, signing_key_path
 from cadp.store import Store, StoredObject
 from tests.command import Command
 from tests.small_release import Place
+
+pytestmark = pytest.mark.audits
 
 Floats = NDArray[np.float64]
 KINDS = ("privunit", "gaussian", "laplace", "resample")
@@ -133,7 +136,7 @@ class Path:
         bit = (batch.images.reshape(len(batch), -1).mean(axis=1) > 100).astype(int)
         images = flow.decode_images(flow.encode_images(_images(out, batch), batch.labels), batch.labels)
         images[:, 0, 0, 0] = np.where(bit, 255, 0)
-        return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
+        return [dataclasses.replace(r, data=encode_values(x)) for r, x in zip(out, images, strict=True)]
 
     def no_noise_on_retry(
         self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
@@ -144,7 +147,7 @@ class Path:
         except OSError:
             images = flow.decode_images(flow.encode_images(batch.images, batch.labels), batch.labels)
             own = batch.labels.tolist()
-            return [Released(os.urandom(16), y, privatize.encode_png(x)) for x, y in zip(images, own, strict=True)]
+            return [Released(os.urandom(16), y, encode_values(x)) for x, y in zip(images, own, strict=True)]
 
     def neighbour(
         self, flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, *labels: LabelPlan
@@ -185,7 +188,7 @@ def _rows(batch: Batch, i: int) -> Batch:
 
 
 def _images(records: list[Released], batch: Batch) -> NDArray[np.uint8]:
-    return np.stack([step.decode_png(record.png, batch.images.shape[1:]) for record in records])
+    return np.stack([decode_png(record.data, batch.images.shape[1:]) for record in records])
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def test_trials_alone_refute_a_leak_in_one_pixel(flow: ConditionalFlow, monkeypa
         out = privatize_batch(flow, mechanism, batch, *labels)
         images = _images(out, batch)
         images[:, 0, 0, 0] = batch.images[:, 0, 0, 0]
-        return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
+        return [dataclasses.replace(r, data=encode_values(x)) for r, x in zip(out, images, strict=True)]
 
     monkeypatch.setattr(step, "privatize_batch", stamped)
     assert statistically(code_path(flow), planned("resample"))
@@ -454,14 +457,14 @@ def true_label_released(flow: ConditionalFlow, mechanism: Mechanism, batch: Batc
 def decoded_with_the_true_label(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, plan: LabelPlan) -> Records:
     codes = mechanism.privatize(flow.encode_images(batch.images, batch.labels), batch.valid)
     released, images = plan.release(batch.labels, batch.valid), flow.decode_images(codes, batch.labels)
-    return [Released(os.urandom(16), int(y), privatize.encode_png(x)) for x, y in zip(images, released, strict=True)]
+    return [Released(os.urandom(16), int(y), encode_values(x)) for x, y in zip(images, released, strict=True)]
 
 
 def label_in_a_pixel(flow: ConditionalFlow, mechanism: Mechanism, batch: Batch, plan: LabelPlan) -> Records:
     out = privatize_batch(flow, mechanism, batch, plan)
     images = _images(out, batch)
     images[:, 0, 0, 0] = 100 * batch.labels
-    return [dataclasses.replace(r, png=privatize.encode_png(x)) for r, x in zip(out, images, strict=True)]
+    return [dataclasses.replace(r, data=encode_values(x)) for r, x in zip(out, images, strict=True)]
 
 
 @pytest.mark.parametrize("labels", LABELS, ids=["response", "resample"])

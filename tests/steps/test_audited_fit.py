@@ -53,9 +53,13 @@ def test_the_fit_as_it_is_passes_and_costs_what_it_charges(epsilon: float, m: in
     distance = found["training-distance"]
     assert distance.loss > 0.8 * distance.charged  # type: ignore[operator]
     # Each query's own worst pair attains its sensitivity: nothing weaker was looked at. Not so for a mixture's first
-    # centres, which are public draws and not the audit's to place.
+    # centres, which are public draws and not the audit's to place; and where an outer product has a count w beside the
+    # vector, waves at right angles still share w²: of √2·(R² + w²), with w = R/2, they reach the share √(1 − 1/25).
+    # Where labels are private, the two may lie in two blocks, and reach all of it.
     reached = dict(part.rsplit(" ", 1) for part in distance.detail.split("reached of each query: ")[1].split(", "))
     first = reached.pop("mixture 1", "100%")
+    shared = "100%" if private else "98%"
+    assert reached.pop("mixture covariances", shared) == shared
     assert set(reached.values()) == {"100%"}, reached
     assert float(first[:-1]) > 70
 
@@ -179,7 +183,7 @@ def crowd() -> FitPath:
     return real(4.0, 32)
 
 
-def setting(small: FitPath, crowded: FitPath, trials: int = 7500) -> Setting:
+def setting(small: FitPath, crowded: FitPath, trials: int = 5000) -> Setting:
     audit = TrainingAudit(small, small, crowded, DELTA, planned=True)
     (found,) = run_audit((audit,), trials=trials).settings
     return found
@@ -191,7 +195,7 @@ def test_trials_of_the_fit_do_not_refute_it(private: bool) -> None:
     assert found.problems() == []
     black_box, one_run = found.measures
     assert black_box.lower_bound > 0.3  # the adversary is not idle
-    assert black_box.trials == 300
+    assert black_box.trials == 200
     assert one_run.trials == 127
 
 
@@ -202,6 +206,6 @@ def test_trials_alone_refute_a_fit_with_too_little_noise() -> None:
     louder = dataclasses.replace(real(30.0, 4), event=claimed)
     crowded = dataclasses.replace(real(60.0, 32), event=claimed)
     audit = TrainingAudit(real(1.0, 4), louder, crowded, DELTA, planned=True)
-    (found,) = run_audit((audit,), trials=7500).settings
+    (found,) = run_audit((audit,), trials=5000).settings
     assert all(check.held for check in found.checks)
     assert {measure.layer for measure in found.measures if measure.lower_bound > 1.0} == {"black box", "one run"}

@@ -12,12 +12,13 @@ from cadp.privacy.audit.run import run_audit
 from cadp.privacy.audit.verdict import Setting
 from cadp.privacy.events import PureEvent
 from cadp.privacy.noise import discrete_laplace
+from cadp.sources import PublicFacts
 from cadp.steps import audited_gate, hits
 from cadp.steps.audited_gate import neighbouring_counts
 from cadp.utility import gate
 from cadp.utility.gate import GatePlan
 
-SHAPE = (6, 6, 1)
+FACTS = PublicFacts(records=1, holdout_records=1, shape=(6, 6, 1), classes=("a", "b", "c"))
 
 
 def audited(plan: GatePlan, *, labels: bool = False) -> GateAudit:
@@ -27,7 +28,7 @@ def audited(plan: GatePlan, *, labels: bool = False) -> GateAudit:
         parameters=plan.parameters(),
         units=plan.holdout_units,
         place=(gate, "discrete_laplace"),
-        counts=lambda: neighbouring_counts(SHAPE, 3, labels=labels),
+        counts=lambda: neighbouring_counts(FACTS, "cnn", labels=labels),
         planned=True,
     )
 

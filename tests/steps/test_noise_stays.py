@@ -21,6 +21,8 @@ from cadp.utility import gate
 from tests.needles import Needles
 from tests.small_release import RECORDS, Place
 
+pytestmark = pytest.mark.audits
+
 WORDS = 60_000  # random words that are looked for
 MANY = 200  # draws of each sampler,
 A_CALL = 12  # so many of one call

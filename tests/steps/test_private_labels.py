@@ -34,6 +34,8 @@ from tests.cinn.conftest import random_flow
 from tests.command import Command, charges
 from tests.small_release import RECORDS, Place
 
+pytestmark = pytest.mark.audits
+
 RESPONSE, RESAMPLE = "{randomized-response: {epsilon: 2}}", "{resample: {weights: [1, 2, 3]}}"
 # Four classes are the combinations of two attributes; the source has no record of the fourth.
 ATTRIBUTES = (
@@ -112,7 +114,7 @@ def own_labels(flow: Any, mechanism: Any, batch: Batch, labels: Any = None) -> l
     """Mistake: decoded with the record's own label."""
 
     class Own:
-        def decode_images(self, codes: Any, _: Any) -> Any:
+        def decode_images(self, codes: Any, *_: Any) -> Any:
             return flow.decode_images(codes, batch.labels)
 
         def encode_images(self, images: Any, own: Any) -> Any:
@@ -124,7 +126,7 @@ def own_labels(flow: Any, mechanism: Any, batch: Batch, labels: Any = None) -> l
 def true_labels(flow: Any, mechanism: Any, batch: Batch, labels: Any = None) -> list[Released]:
     """Mistake: published with the record's own label."""
     made = privatize_batch(flow, mechanism, batch, labels)
-    return [Released(one.id, int(own), one.png) for one, own in zip(made, batch.labels, strict=True)]
+    return [Released(one.id, int(own), one.data) for one, own in zip(made, batch.labels, strict=True)]
 
 
 def forgetful(flow: Any, mechanism: Any, batch: Batch, labels: Any = None) -> list[Released]:
@@ -165,7 +167,7 @@ def wrong(release: Callable[..., list[Released]], plan: LabelPlan) -> int:
     expected = flow.decode_images(codes[0], answers[0])
     pairs = zip(made, expected, answers[0], strict=True)
     return sum(
-        one.label != label or not np.array_equal(decode_png(one.png, SHAPE), image) for one, image, label in pairs
+        one.label != label or not np.array_equal(decode_png(one.data, SHAPE), image) for one, image, label in pairs
     )
 
 

@@ -22,6 +22,8 @@ from tests.command import Command, charges, public_files
 from tests.needles import Needles
 from tests.small_release import Place
 
+pytestmark = pytest.mark.audits
+
 SEED = 918273645546372819
 ROOT = Path(cadp.__file__).resolve().parents[1]
 

@@ -152,7 +152,7 @@ def test_a_killed_training_goes_on_without_a_second_charge(point: str, sharded: 
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     job = sharded.job()
     (charge,) = job.ledger.charges()
-    spent = job.ledger.budget("shapes").epsilon
+    spent = job.ledger.budget("shapes").charged
     # Nothing of an unfinished training can be taken for a model, and nothing is public.
     assert (job.ledger.seal_of(charge.id, 0) is not None) == (resumed == "sealed")
     assert not Path(job.settings.public_url).exists() or not any(Path(job.settings.public_url).rglob("*"))
@@ -167,7 +167,7 @@ def test_a_killed_training_goes_on_without_a_second_charge(point: str, sharded: 
         [] if resumed in (None, "sealed") else [f"training of the couplings goes on at step {resumed} of 12"]
     )
     assert [c.id for c in job.ledger.charges()] == [charge.id]
-    assert job.ledger.budget("shapes").epsilon == spent
+    assert job.ledger.budget("shapes").charged == spent
     assert job.ledger.charges()[0].state is State.SEALED
     assert isinstance(load_model(job).architecture, Coupled)
     if resumed != "sealed":
@@ -197,7 +197,7 @@ def test_training_tells_epsilon_so_far_and_keeps_losses_private(sharded: Place) 
     assert len(told) == STEPS // EVERY
     assert told == sorted(told)
     assert told[-1] == pytest.approx(job.part("train").epsilon(1e-6), abs=0.01)
-    losses = [key for key, _ in job.private.list("training/")]
+    losses = [key for key, _ in job.private.list("training/") if "/loss-" in key]
     assert [key[-12:] for key in losses] == [f"{step:07d}.json" for step in (3, 6, 9, 12)]
     notes = [json.loads(job.private.get(key)) for key in losses]
     assert all(note["private"] and note["nats_per_record"] > 0 for note in notes)
@@ -217,9 +217,11 @@ def test_a_model_with_couplings_is_released(sharded: Place) -> None:
     public = b"".join(
         path.read_bytes() for path in sharded.public.rglob("*") if path.suffix in {".json", ".md", ".html"}
     )
-    for key, _ in job.private.list("training/"):
+    for key in (key for key, _ in job.private.list("training/") if "/loss-" in key):
         note = json.loads(job.private.get(key))
         assert str(note["nats_per_record"]).encode()[:8] not in public
+    audit = json.loads((sharded.public / "audit.json").read_text())
+    assert [row["mechanism"] for row in audit["settings"] if row["part"] == "train"][-1] == "dp-sgd"
 
 
 def test_the_plan_has_a_row_of_its_own_for_couplings(sharded: Place) -> None:

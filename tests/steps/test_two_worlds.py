@@ -34,6 +34,8 @@ from cadp.steps.shard import read_facts
 from cadp.utility.gate import GatePlan
 from tests.small_release import CLASSES, HOLDOUT, RECORDS, SIDE, Place
 
+pytestmark = pytest.mark.audits
+
 REJECTED = 12
 # What these log is of themselves: that they are imported, and names of temporary folders.
 OTHERS = ("great_expectations", "py.warnings")

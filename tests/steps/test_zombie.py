@@ -55,7 +55,7 @@ def test_a_zombie_cannot_seal_and_its_objects_go_unread(
     with pytest.raises(SealConflict):
         step.run(zombie, 0, Silent())
     assert happened()
-    assert len(by_zombie) == 2
+    assert len(by_zombie) == (3 if part == "train" else 2)  # a model has how records return from it beside it
     seal = heir.ledger.seal_of(charge.id, 0)
     assert seal is not None
     left = {key for store in (zombie.private, zombie.models) for key, _ in store.list()}

@@ -7,7 +7,7 @@ The sensitivity of every query of the moments rests on one fact about real vecto
 so two contributions of norm at most B with a non-negative inner product are at most √2·B apart, not 2·B. It holds
 here for
 
-- *sums of non-negative vectors* (pixels): every product of coordinates is ≥ 0;
+- *sums of non-negative vectors* (pixels, or a row's entries): every product of coordinates is ≥ 0;
 - *outer products* p·pᵀ in the Frobenius inner product: ⟨p·pᵀ, q·qᵀ⟩ = ⟨p, q⟩² ≥ 0 whatever the signs of p and q (so
   centring does no harm), and ‖p·pᵀ‖ = ‖p‖²;
 - *energies*, sums of squares by band: non-negative, and their 2-norm is at most their 1-norm ‖p‖².
@@ -22,6 +22,11 @@ answers. Two records in one block are (v − v', 0) apart, which may be **2·R**
 blocks they are √(‖v‖² + w² + ‖v'‖² + w²) ≤ √2·√(R² + w²) apart, and one is at most √(R² + w²) long. With w ≤ R all of
 it holds for B = √2·R: two are at most √2·B = 2·R apart, and one is at most B long. The m records of a unit are paired
 with the m that replace them, or with nothing: m·2·R apart, and m·√(R² + w²) for zero-out.
+
+*Outer products of counted vectors* are outer products like any other. For the covariances of a mixture a record adds
+p·pᵀ of p = (v, w), ‖v‖ ≤ R, to the block of its class and its component; ‖p·pᵀ‖ = ‖v‖² + w² ≤ R² + w² = B, and inner
+products are ⟨p, q⟩² ≥ 0 in one block and 0 in two. That v is a distance from the component's centre, which comes from
+earlier answers, and that the block is a function of the record alone, change nothing in it.
 
 Rounding costs nothing: real vectors are rounded *towards zero* to the lattice, which never lengthens them and keeps
 non-negative ones non-negative, and the bound is then checked on the integers themselves. Whatever a record holds, and

@@ -15,13 +15,10 @@ from cadp.cinn.fit.query import Query
 Array = NDArray[np.float64]
 
 SPREAD = 0.8
-SMALLEST_WITHIN = 0.08
-# Between two centres 2h deviations apart the transport is as flat as exp(−h²/2): at most 4 keeps twelve digits.
-FARTHEST = 4.0
 
 
 def starting_centres(classes: int, components: int, dims: int) -> Array:
-    """`(classes, components, dims)` public centres: normal draws from SHAKE-256, of standard deviation `SPREAD`."""
+    """`(classes, components, dims)` public draws from SHAKE-256, normal, of standard deviation `SPREAD`."""
     size = classes * components * dims
     words = np.frombuffer(hashlib.shake_256(f"cadp centres of {components}".encode()).digest(8 * size), dtype="<u8")
     uniform = (words.astype(np.float64) + 0.5) * 2.0**-64
@@ -56,7 +53,7 @@ def noisy_centres(answer: NDArray[np.int64], query: Query, step: float) -> tuple
     is zero. The others are drawn towards zero, the mean of their class, as far as noise explains them.
 
     Returns:
-        `(classes, M)` records, 0 for empty ones, and `(classes, M, k)` centres in units of the class's deviation.
+        `(classes, M)` records, 0 for empty ones, and `(classes, M, k)` centres in the units of the vectors.
     """
     records = answer[..., -1] / query.count
     known = records > 3 * query.sigma / query.count
@@ -68,45 +65,12 @@ def noisy_centres(answer: NDArray[np.int64], query: Query, step: float) -> tuple
     return np.where(known, records, 0.0), centre
 
 
-def reseeded(records: Array, centres: Array, iteration: int) -> Array:
-    """Centres for the next iteration: an empty component starts anew from a public draw."""
-    classes, components, dims = centres.shape
-    fresh = np.roll(starting_centres(classes, components, dims), iteration + 1, axis=1) * (0.5 / SPREAD)
+def reseeded(records: Array, centres: Array, start: Array, iteration: int) -> Array:
+    """Centres for the next iteration: an empty component starts anew from another public draw, nearer the mean."""
+    fresh = np.roll(start, iteration + 1, axis=1) * (0.5 / SPREAD)
     return np.where(records[..., None] > 0, centres, fresh)
-
-
-def mixture(records: Array, centres: Array) -> tuple[Array, Array, Array]:
-    """Turn components into the tensors of a layer: log weights, centres, and the Cholesky factor they share.
-
-    The class has mean zero and the identity for its covariance: centres lose their weighted mean, and what the
-    components share is the identity less the covariance of their centres, with its eigenvalues floored. The place of
-    an empty component is taken by half of the heaviest one, which changes nothing.
-
-    Returns:
-        `(classes, M)`, `(classes, M, k)` in units of the shared covariance, and `(classes, k, k)` lower triangular.
-    """
-    weights, centres = _without_empty(records, centres)
-    offset = centres - np.einsum("cm,cmk->ck", weights, centres)[:, None]
-    between = np.einsum("cm,cmi,cmj->cij", weights, offset, offset)
-    values, vectors = np.linalg.eigh(np.eye(centres.shape[2]) - between)
-    values = np.maximum(values, SMALLEST_WITHIN)
-    factor = np.linalg.cholesky((vectors * values[:, None, :]) @ vectors.transpose(0, 2, 1))
-    within = np.linalg.solve(factor, offset.transpose(0, 2, 1)).transpose(0, 2, 1)
-    return np.log(weights), np.clip(within, -FARTHEST, FARTHEST), factor
 
 
 def _inside(centres: Array, radius: float) -> Array:
     length = np.linalg.norm(centres, axis=-1, keepdims=True)
     return np.asarray(centres * (radius / np.maximum(length, radius)), dtype=np.float64)
-
-
-def _without_empty(records: Array, centres: Array) -> tuple[Array, Array]:
-    weights, centres = records.copy(), centres.copy()
-    for own, places in zip(weights, centres, strict=True):
-        if not own.any():
-            own[0], places[0] = 1.0, 0.0
-        for empty in np.flatnonzero(own == 0):
-            heaviest = own.argmax()
-            own[heaviest] /= 2
-            own[empty], places[empty] = own[heaviest], places[heaviest]
-    return weights / weights.sum(axis=1, keepdims=True), centres

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cadp.cinn.fit import components as components_of
 from cadp.cinn.fit import contributions as add
 from cadp.cinn.fit import lloyd
 from cadp.cinn.fit.estimate import class_factors, class_means, class_sizes, principal_axes, residual_stds
@@ -15,7 +16,7 @@ from cadp.cinn.layers.transforms import band_of_coefficients
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import PrivacyError
 from cadp.privacy.noise import discrete_gaussian
-from cadp.records import Batch
+from cadp.records import ENTRIES, PIXELS, Batch, at_once, top
 from cadp.reporter import Reporter
 
 __all__ = ["MomentsPlan", "Query", "fit_moments"]
@@ -93,8 +94,8 @@ class _Fit:
             self._fit_means()
             stds = self._fit_rotation()
             self._fit_whitening_and_scales(stds)
-            if self.plan.mixture:
-                self._fit_mixture()
+            if self.plan.spread is not None:
+                self._fit_mixture(stds, self.plan.spread)
         return self.flow
 
     def _rows(self, label: str) -> Iterator[Rows]:
@@ -102,18 +103,20 @@ class _Fit:
         seen = np.zeros_like(self.counts)
         with self.reporter.progress(label, self.total, "records") as advance:
             for batch in self.batches():
-                if batch.images.dtype != np.uint8:
-                    # Not a formality: the sensitivity of the class sums rests on pixels that are not negative.
-                    raise PrivacyError(f"images of {batch.images.dtype}: the fit takes 8-bit images, uint8")
+                if batch.images.dtype not in (PIXELS, ENTRIES):
+                    # Not a formality: the sensitivity of the class sums rests on values that are not negative.
+                    raise PrivacyError(f"images of {batch.images.dtype}: the fit takes 8-bit images, uint8, or rows")
+                white = top(batch.images.dtype)
                 if batch.images.shape[1:] != self.architecture.shape:
                     raise PrivacyError(f"images of {batch.images.shape[1:]}, the plan is for {self.architecture.shape}")
-                for start in range(0, len(batch), CHUNK):
-                    part = slice(start, start + CHUNK)
+                step = at_once(self.architecture.shape, CHUNK)
+                for start in range(0, len(batch), step):
+                    part = slice(start, start + step)
                     labels = batch.labels[part]
                     if labels.min() < 0 or labels.max() >= len(seen):
                         raise PrivacyError(f"labels from {labels.min()} to {labels.max()}: 0 to {len(seen) - 1}")
                     seen += np.bincount(labels, minlength=len(seen))
-                    pixels = torch.from_numpy(batch.images[part].reshape(len(labels), -1) / 255.0)
+                    pixels = torch.from_numpy(batch.images[part].reshape(len(labels), -1) / white)
                     yield pixels, torch.from_numpy(labels), labels, batch.valid[part]
                     advance(len(labels))
         if self.public is None and seen.sum() != self.total:
@@ -192,29 +195,49 @@ class _Fit:
         scales = residual_stds(bands, self.flow.rotation.weight.numpy(), k, self.bands)
         self.flow.scale.log_scale.copy_(torch.from_numpy(np.log(scales)))
 
-    def _fit_mixture(self) -> None:
-        """Sum the whitened k dimensions by class and nearest centre, iteration by iteration."""
+    def _fit_mixture(self, stds: NDArray[np.float64], spread: Query) -> None:
+        """Find centres by sums over the nearest records, iteration by iteration, then every component's covariance."""
         classes, k = len(self.counts), self.architecture.content
-        components, step = self.architecture.components, self.plan.step
-        basis = self.flow.rotation.weight[:k].T
-        records, centres = np.ones((classes, components)), lloyd.starting_centres(classes, components, k)
+        components, step, layer = self.architecture.components, self.plan.step, self.flow.mixture
+        factors = self.flow.whitening.factor().numpy()
+        start = lloyd.starting_centres(classes, components, k) @ factors.transpose(0, 2, 1)
+        records, centres = np.ones((classes, components)), start
         for iteration, query in enumerate(self.plan.mixture):
-            near = lloyd.on_lattice(lloyd.reseeded(records, centres, iteration), query, step)
+            near = lloyd.on_lattice(lloyd.reseeded(records, centres, start, iteration), query, step)
             sums = np.zeros((classes * components, k + 1), dtype=np.int64)
-            for pixels, labels, own, valid in self._rows(query.name):
-                content = self._coefficients(pixels, labels)[0] @ basis
-                whitened, _ = self.flow.whitening(content, self.flow.condition(labels))
-                steps = self._steps(whitened, valid, query)
-                blocks = lloyd.nearest(steps, near, own)
+            for _, steps, blocks, valid in self._nearest(query.name, query, near):
                 sums += add.class_sums(add.counted(steps, valid, query.count), blocks, len(sums), query.bound)
             answer = with_noise(sums.reshape(classes, components, k + 1), query)
             records, centres = lloyd.noisy_centres(answer, query, step)
-        weight, centre, factor = lloyd.mixture(records, centres)
-        layer = self.flow.mixture
+        scales = components_of.weights_of(stds)
+        near = lloyd.on_lattice(
+            lloyd.reseeded(records, centres, start, len(self.plan.mixture)), self.plan.mixture[-1], step
+        )
+        middle = np.linalg.solve(factors, (near * step).transpose(0, 2, 1)).transpose(0, 2, 1)
+        outer = np.zeros((classes * components, k + 1, k + 1), dtype=np.int64)
+        for whitened, _, blocks, valid in self._nearest(spread.name, self.plan.mixture[-1], near):
+            apart = (whitened - torch.from_numpy(middle.reshape(-1, k)[blocks])) * torch.from_numpy(scales)
+            steps = add.counted(self._steps(apart, valid, spread), valid, spread.count)
+            outer += add.class_outer_sums(steps, blocks, len(outer), math.isqrt(spread.bound) + 1)
+        answer = with_symmetric_noise(outer.reshape(classes, components, k + 1, k + 1), spread)
+        weight, centre, factor = components_of.mixture(answer, spread, step, centres=middle, scales=scales)
         layer.weight.copy_(torch.from_numpy(weight))
         layer.centre.copy_(torch.from_numpy(centre.transpose(2, 0, 1).copy()))
-        layer.within.lower.copy_(torch.from_numpy(np.tril(factor, -1)))
-        layer.within.log_diagonal.copy_(torch.from_numpy(np.log(np.diagonal(factor, axis1=1, axis2=2))))
+        layer.lower.copy_(torch.from_numpy(np.tril(factor, -1).transpose(2, 0, 1, 3).copy()))
+        layer.log_diagonal.copy_(
+            torch.from_numpy(np.log(np.diagonal(factor, axis1=2, axis2=3)).transpose(2, 0, 1).copy())
+        )
+
+    def _nearest(
+        self, label: str, query: Query, near: NDArray[np.float64]
+    ) -> Iterator[tuple[torch.Tensor, Steps, NDArray[np.int64], NDArray[np.bool_]]]:
+        """One pass: content whitened by class and in lattice steps, the nearest centre's block, which are valid."""
+        basis = self.flow.rotation.weight[: self.architecture.content].T
+        for pixels, labels, own, valid in self._rows(label):
+            content = self._coefficients(pixels, labels)[0] @ basis
+            steps = self._steps(content, valid, query)
+            whitened, _ = self.flow.whitening(content, self.flow.condition(labels))
+            yield whitened, steps, lloyd.nearest(steps, near, own), valid
 
 
 def with_noise(sums: Sums, query: Query) -> Sums:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cadp.cinn.architecture import Shape, Whitening
 from cadp.cinn.fit.contributions import check_total
-from cadp.cinn.fit.mixture_plan import choose_components, lloyd_queries, moments_share
+from cadp.cinn.fit.mixture_plan import choose_components, lloyd_queries, moments_share, spread_query
 from cadp.cinn.fit.query import Query
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import calibrate_gaussian, curve
@@ -14,11 +14,12 @@ from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event
 
 __all__ = ["MomentsPlan", "Query", "choose_architecture"]
 
-# Radii as fractions of √d, for pixels in [0, 1]. The rule, on the public handwritten digits of scikit-learn (1,797
-# images of 8×8, divided by 16), each rounded to 1/64: PIXELS is the median of ‖x‖/√d, the usual target of a clip norm
-# (Andrew et al. 2021); WITHIN is the .95 quantile of ‖x − class mean‖/√d, higher because a covariance lives in its
-# tail; RESIDUAL is half of WITHIN by decision: digits have too little fine detail to say.
-PIXELS = 31 / 64
+# Radii as fractions of √d, for pixels in [0, 1]. PIXELS is where the sensitivity √2·R is √d, the distance of a white
+# picture from a black one: no two are farther apart, so a larger clip norm would pay for nothing, and a smaller one
+# bends the means of bright classes. WITHIN is the .95 quantile of ‖x − class mean‖/√d on the public handwritten digits
+# of scikit-learn (1,797 images of 8×8, divided by 16), rounded to 1/64: a covariance lives in its tail. RESIDUAL is
+# half of WITHIN by decision: digits have too little fine detail to say.
+PIXELS = math.sqrt(0.5)
 WITHIN = 19 / 64
 RESIDUAL = WITHIN / 2
 # Every clipped vector is rounded to this lattice: a quarter of an 8-bit grey level.
@@ -52,7 +53,8 @@ class MomentsPlan:
         residual: energies of everything else, by class and frequency band.
         step: the lattice step, in pixels or in whitened units.
         counts: with private labels, the class counts; None where they are public.
-        mixture: sums of the whitened dimensions by class and component, one query an iteration; none without a mixture.
+        mixture: sums of the principal dimensions by class and component, a query an iteration; none without a mixture.
+        spread: outer products of the whitened k dimensions by class and component; None without a mixture.
     """
 
     architecture: Whitening
@@ -64,6 +66,7 @@ class MomentsPlan:
     step: float
     counts: Query | None = None
     mixture: tuple[Query, ...] = ()
+    spread: Query | None = None
 
     @classmethod
     def calibrate(
@@ -140,8 +143,9 @@ class MomentsPlan:
         )
         # Each record is 1 in its class: two records of different classes are √2 apart, as contributions of norm 1 are.
         counts = Query("class counts", 1, 1, COUNTS_WEIGHT * scale, records) if private_labels else None
-        mixture = lloyd_queries(mu, architecture, step, records)
-        return cls(architecture, units, mean, covariance, class_covariance, residual, step, counts, mixture)
+        mixture = lloyd_queries(mu, architecture, covariance.radius, records)
+        spread = spread_query(mu, architecture, step, records)
+        return cls(architecture, units, mean, covariance, class_covariance, residual, step, counts, mixture, spread)
 
     @property
     def content(self) -> int:
@@ -152,7 +156,8 @@ class MomentsPlan:
     def queries(self) -> tuple[Query, ...]:
         """The queries, in the order they are asked."""
         counts = () if self.counts is None else (self.counts,)
-        return (*counts, self.mean, self.covariance, self.class_covariance, self.residual, *self.mixture)
+        spread = () if self.spread is None else (self.spread,)
+        return (*counts, self.mean, self.covariance, self.class_covariance, self.residual, *self.mixture, *spread)
 
     def event(self) -> Event:
         """The loss of the whole fit, replace-one."""

@@ -20,8 +20,8 @@ class Query:
         radius: the clip norm of the vectors, in lattice steps; of class counts, 1 record.
         noise_multiplier: noise standard deviation over replace-one sensitivity.
         records: `m`, the most records one unit contributes.
-        count: 0, or what every record adds to the count beside its vector, in lattice steps and at most the radius.
-            Then the vectors may have any sign.
+        count: 0, or one more entry of every record's vector, the same for all, in lattice steps and at most the radius:
+            beside a vector of any sign it counts records; in an outer product it also gives their mean.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Query:
 
     @property
     def bound(self) -> int:
-        """No record's integer contribution is longer, and two are at most √2 times as far apart: `radius^power`.
+        """No record's integer contribution is longer, and two are at most √2 times as far apart.
 
-        Vectors of any sign with a count need ⌈√2·radius⌉ for it.
+        It is the radius, or its square and that of the count; vectors of any sign with a count need ⌈√2·radius⌉.
         """
-        if self.count:
-            return math.isqrt(2 * self.radius**2 - 1) + 1
-        return int(self.radius**self.power)
+        if self.power == 2:
+            return self.radius**2 + self.count**2
+        return math.isqrt(2 * self.radius**2 - 1) + 1 if self.count else self.radius
 
     @property
     def sensitivity(self) -> float:
@@ -49,7 +49,7 @@ class Query:
     @property
     def zero_out_sensitivity(self) -> float:
         """Sensitivity when a unit's contribution is replaced by zero: m times the largest norm of a contribution."""
-        norm = math.hypot(self.radius, self.count) if self.count else float(self.bound)
+        norm = math.hypot(self.radius, self.count) if self.count and self.power == 1 else float(self.bound)
         return self.records * norm * _UP
 
     @property

@@ -41,7 +41,9 @@ class InvertibleLinear(Layer):
     def __init__(self, dims: int) -> None:
         super().__init__()
         self.dims = dims
-        self.register_buffer("weight", torch.eye(dims, dtype=torch.float64))
+        weight = torch.zeros(dims, dims, dtype=torch.float64)
+        weight.diagonal().fill_(1.0)  # torch.eye on the meta device imports torch's compiler: a second of a process
+        self.register_buffer("weight", weight)
 
     def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Rotate."""
@@ -71,7 +73,7 @@ class ClassWhitening(Layer):
         self.register_buffer("lower", torch.zeros(classes, dims, dims, dtype=torch.float64))
         self.register_buffer("log_diagonal", torch.zeros(classes, dims, dtype=torch.float64))
 
-    def _factor(self) -> Tensor:
+    def factor(self) -> Tensor:
         """`(classes, k, k)` lower triangular factors; what `lower` holds on and above its diagonal is not used."""
         return self.lower.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
 
@@ -80,7 +82,7 @@ class ClassWhitening(Layer):
 
     def forward(self, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """Whiten."""
-        factor = self._factor()
+        factor = self.factor()
         identity = torch.eye(self.dims, dtype=factor.dtype, device=factor.device).expand_as(factor)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         z = torch.cat([self._apply_class(inverse, x, c.labels), x[:, self.dims :]], dim=1)
@@ -88,7 +90,7 @@ class ClassWhitening(Layer):
 
     def inverse(self, z: Tensor, c: Condition) -> Tensor:
         """Colour."""
-        return torch.cat([self._apply_class(self._factor(), z, c.labels), z[:, self.dims :]], dim=1)
+        return torch.cat([self._apply_class(self.factor(), z, c.labels), z[:, self.dims :]], dim=1)
 
 
 class ClassScale(Layer):

@@ -34,6 +34,10 @@ class PlannedQuery(Protocol):
         """What is summed."""
 
     @property
+    def power(self) -> int:
+        """1 for sums of vectors, 2 for sums of their squares or outer products."""
+
+    @property
     def bound(self) -> int:
         """The largest norm of one record's integers."""
 
@@ -43,7 +47,7 @@ class PlannedQuery(Protocol):
 
     @property
     def count(self) -> int:
-        """What a record adds to a count beside its vector; 0 where nothing is counted."""
+        """The last entry of every record's vector, the same for all; 0 where there is none."""
 
     @property
     def records(self) -> int:

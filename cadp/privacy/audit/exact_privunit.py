@@ -46,16 +46,19 @@ def read_privunit(
         raise refused(f"one coin and one radius a record were due, {n} each; there were {_shapes(draws)}")
     if Fraction(coins[0].parameter) != Fraction(mechanism.p):
         raise refused(f"the coin was thrown with p = {coins[0].parameter!r}, {mechanism.p!r} is planned")
-    axes = np.concatenate([_direction(z[i : i + 1], valid[i : i + 1], k, refused) for i in range(n)])
+    axes = _directions(z, valid, k, refused)
     found = np.full((n, k), np.nan)
     for draw in draws:
         if draw.sampler == "_proposals":
-            for at, row in enumerate(np.asarray(draw.parameter)):
-                if row < n and np.isnan(found[row, 0]):  # further rows are nobody's
-                    own = draw.values[:, at, :].T
-                    hits = np.flatnonzero(in_cap(own, axes[row], mechanism.gamma) == coins[0].values[row])
-                    if len(hits):
-                        found[row] = own[hits[0]]
+            rows = np.asarray(draw.parameter)
+            if len(np.unique(rows)) != len(rows):
+                raise refused("a row was given proposals twice at once")
+            open_ = np.flatnonzero(rows < n)  # further rows are nobody's
+            open_ = open_[np.isnan(found[rows[open_], 0])]
+            own, rows = draw.values[:, open_, :], rows[open_]
+            hits = _in_caps(own, axes[rows], mechanism.gamma) == coins[0].values[rows, None]
+            done = np.flatnonzero(hits.any(axis=1))
+            found[rows[done]] = own[:, done, hits.argmax(axis=1)[done]].T
     radius = np.sqrt((normals[0].values ** 2).sum(axis=0))
     expected = to_sphere(found) * radius[:, None]
     if np.isnan(found).any() or expected.tobytes() != np.ascontiguousarray(content).tobytes():
@@ -66,13 +69,20 @@ def read_privunit(
 
 def in_cap(points: Floats, axis: Floats, gamma: float) -> NDArray[np.bool_]:
     """Return `(m,)`: whether ⟨x, axis⟩ >= gamma·‖x‖ for points x `(m, k)`, exactly for these stored numbers."""
-    norm = np.sqrt((points * points).sum(axis=1))
-    excess = points @ axis - gamma * norm
+    inside: NDArray[np.bool_] = _in_caps(points.T[:, None], axis[None], gamma)[0]
+    return inside
+
+
+def _in_caps(points: Floats, axes: Floats, gamma: float) -> NDArray[np.bool_]:
+    """Return `(n, m)`: for each of n axes `(n, k)` whether its own points `(k, n, m)` lie in its cap; see `in_cap`."""
+    norm = np.sqrt((points * points).sum(axis=0))
+    excess = np.einsum("knm,nk->nm", points, axes) - gamma * norm
     inside: NDArray[np.bool_] = excess >= 0
-    for i in np.flatnonzero(np.abs(excess) <= _BAND * norm):
-        dot = sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(points[i], axis, strict=True))
-        square = sum(Fraction(float(a)) ** 2 for a in points[i])
-        inside[i] = dot >= 0 and dot * dot >= Fraction(gamma) ** 2 * square
+    for row, i in np.argwhere(np.abs(excess) <= _BAND * norm):
+        own = points[:, row, i]
+        dot = sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(own, axes[row], strict=True))
+        square = sum(Fraction(float(a)) ** 2 for a in own)
+        inside[row, i] = dot >= 0 and dot * dot >= Fraction(gamma) ** 2 * square
     return inside
 
 
@@ -91,6 +101,16 @@ def worst_privunit_pair(mechanism: PrivUnit, axes: Floats, p: float) -> tuple[fl
     event = mechanism.event()
     charged = event.epsilon * event.count if isinstance(event, PureEvent) else math.inf
     return loss, charged, isinstance(event, PureEvent) and loss <= charged * (1 + 1e-12)
+
+
+def _directions(z: Floats, valid: NDArray[np.bool_], k: int, refused: type[PrivacyError]) -> Floats:
+    """Return the unit vectors `(n, k)` of records, each computed alone in its batch; of equal records once."""
+    known: dict[tuple[bytes, bool], Floats] = {}
+    for i in range(len(z)):
+        own = z[i].tobytes(), bool(valid[i])
+        if own not in known:
+            known[own] = _direction(z[i : i + 1], valid[i : i + 1], k, refused)
+    return np.concatenate([known[row.tobytes(), bool(said)] for row, said in zip(z, valid, strict=True)])
 
 
 def _direction(z: Floats, valid: NDArray[np.bool_], k: int, refused: type[PrivacyError]) -> Floats:

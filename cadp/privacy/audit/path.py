@@ -20,7 +20,7 @@ from cadp.privacy.labels import LabelPlan, PublicLabels
 from cadp.privacy.mechanisms import Mechanism
 
 Floats = NDArray[np.float64]
-Images = NDArray[np.uint8]
+Images = NDArray[np.unsignedinteger[Any]]
 Labels = NDArray[np.int64]
 Valid = NDArray[np.bool_]
 
@@ -32,7 +32,7 @@ class Output:
     """What the path released.
 
     Attributes:
-        images: `(n, h, w, c)` uint8, read back from the PNG files.
+        images: `(n, h, w, c)`, read back from the bytes that are released.
         labels: `(n,)`.
         ids: n public names.
     """
@@ -52,6 +52,7 @@ class CodePath:
         release: (mechanism, label plan, images, labels, valid) → output; the code that a release runs.
         encode: images, labels → latents `(n, d)`.
         decode: latents, labels → images, clamped and rounded.
+        white: the largest value of an image: 255 of pixels, 65,535 of a row's entries.
     """
 
     shape: tuple[int, int, int]
@@ -59,6 +60,12 @@ class CodePath:
     release: Callable[[Mechanism, LabelPlan, Images, Labels, Valid], Output]
     encode: Callable[[Images, Labels], Floats]
     decode: Callable[[Floats, Labels], Images]
+    white: int = 255
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        """The type of an image's values."""
+        return np.dtype(np.uint8 if self.white == np.iinfo(np.uint8).max else np.uint16)
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ def _independence(path: CodePath, plans: Plans) -> str:
     mine = np.arange(len(images)) % 2 == 0
     # Neighbours may differ in their labels too, unless these are public.
     others = np.where(mine, labels, np.roll(labels, 1)) if plans.labels.private else labels
-    for neighbours in (np.zeros_like(images), np.full_like(images, 255), np.roll(images, 1, axis=0)):
+    for neighbours in (np.zeros_like(images), np.full_like(images, path.white), np.roll(images, 1, axis=0)):
         for still in (valid, mine):
             changed = np.where(mine[:, None, None, None], images, neighbours)
             _, after = _released(path, plans, changed, others, still)
@@ -253,8 +260,8 @@ def _check_labels(plan: LabelPlan, released: Labels, labels: Labels, calls: Sequ
 def _records(path: CodePath) -> tuple[Images, Labels, Valid]:
     """Synthetic records of every class in turn: black, white, halves and even noise."""
     n = max(_BATCH, 2 * path.classes) if path.classes <= 256 else 512
-    images = np.random.default_rng(29).integers(0, 256, (n, *path.shape), dtype=np.uint8)
-    images[0::8], images[1::8] = 0, 255
+    images: Images = np.random.default_rng(29).integers(0, path.white + 1, (n, *path.shape), dtype=path.kind)
+    images[0::8], images[1::8] = 0, path.white
     images[2::8, : path.shape[0] // 2] = 0
     labels = np.arange(n, dtype=np.int64) % path.classes
     return images, labels, np.arange(n) % 7 != 3

@@ -1,5 +1,6 @@
 """The audit of records and their labels: two worst-case records through the code that a release runs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ Advance = Callable[[int], object]
 Bits = NDArray[np.bool_]
 
 _BATCH = 1000
+_VALUES = 8 << 20  # of a batch, so that large records do not take all memory
 _PIXELS = 1024
 _LAYERS = 2
 _OUTPUTS = 5  # a trial: two to choose the attack, two for the black box, one for the one run
@@ -82,13 +84,14 @@ class RecordAudit:
         side = second.astype(np.int64)
         # Private: the first class and the last. Public: two in a row have one label, which says nothing of the bit.
         labels = side * (path.classes - 1) if self.labels.private else np.arange(len(second)) // 2 % path.classes
-        for start in range(0, len(second), _BATCH):
-            own, which = labels[start : start + _BATCH], side[start : start + _BATCH]
+        step = max(1, min(_BATCH, _VALUES // math.prod(path.shape)))
+        for start in range(0, len(second), step):
+            own, which = labels[start : start + step], side[start : start + step]
             everyone = np.ones(len(own), dtype=np.bool_)
             output = path.release(self.mechanism, self.labels, pair.images[which, own], own, everyone)
             latents.append(path.encode(output.images, output.labels)[:, : self.mechanism.content_dims])
             flat = output.images.reshape(len(own), -1)
-            pixels.append(flat[:, :: -(-flat.shape[1] // _PIXELS)] / 255.0)
+            pixels.append(flat[:, :: -(-flat.shape[1] // _PIXELS)] / path.white)
             released.append(output.labels)
             advance(len(own))
         told = np.concatenate(released) if self.labels.private else None

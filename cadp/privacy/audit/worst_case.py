@@ -22,7 +22,7 @@ class WorstPair:
     """Two images for each class.
 
     Attributes:
-        images: `(2, classes, h, w, c)` uint8.
+        images: `(2, classes, h, w, c)`.
         distance: between the clipped contents of the closest pair, as a share of the diameter: 1 is the worst case.
     """
 
@@ -40,13 +40,14 @@ def worst_pair(path: CodePath, mechanism: Mechanism) -> WorstPair:
     labels = np.arange(path.classes, dtype=np.int64)
     radius = _radius(mechanism)
     latents, k = math.prod(path.shape), mechanism.content_dims or 1
-    best, rank = WorstPair(np.zeros((2, path.classes, *path.shape), dtype=np.uint8), -1.0), (-1.0, -1.0)
+    best, rank = WorstPair(np.zeros((2, path.classes, *path.shape), dtype=path.kind), -1.0), (-1.0, -1.0)
     directions = np.concatenate([np.eye(k)[:_DIRECTIONS], to_sphere(np.random.default_rng(31).normal(size=(4, k)))])
     for direction in directions:
         code = np.zeros((path.classes, latents))
         code[:, :k] = _BEYOND * radius * direction
         mild = np.stack([path.decode(code, labels), path.decode(-code, labels)])
-        extreme = np.stack([mild[0] > mild[1], mild[0] < mild[1]]).astype(np.uint8) * np.uint8(255)
+        brighter = np.stack([mild[0] > mild[1], mild[0] < mild[1]])
+        extreme = np.where(brighter, path.white, 0).astype(path.kind)
         for pair in (mild, extreme):
             ends = [_clipped(path.encode(images, labels)[:, :k], mechanism, radius) for images in pair]
             gaps = ends[0] - ends[1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cadp.cinn.architecture import Whitening, architecture_from_json
-from cadp.cinn.fit.mixture_plan import FEWEST, ITERATIONS, MOST, NOISE, SHARE, choose_components
+from cadp.cinn.fit.mixture_plan import CENTRES, EDGE, FEWEST, ITERATIONS, MOST, RECORDS, SHARE, choose_components
 from cadp.cinn.fit.plan import MomentsPlan, choose_architecture
 from cadp.cinn.fit.query import Query
 from cadp.errors import CheckpointRefused
@@ -19,16 +19,19 @@ NETWORK = choose_architecture(8.0, FASHION, 10, 60_000)
 @pytest.mark.parametrize("units", [200, 6_000, 60_000, 10**9])
 @pytest.mark.parametrize("mu", [1e-6, 0.1, 1.0, 10.0, 1e6])
 @pytest.mark.parametrize("records", [1, 4])
-def test_the_noise_on_a_centre_is_small_or_there_is_no_mixture(mu: float, units: int, records: int) -> None:
+def test_the_noise_on_a_covariance_is_small_or_there_is_no_mixture(mu: float, units: int, records: int) -> None:
     found = choose_components(mu, NETWORK, units, records)
     assert found == 0 or FEWEST <= found <= MOST
     plan = MomentsPlan.split(mu, replace(NETWORK, components=found or FEWEST), units, records) if mu > 0.01 else None
-    if plan is not None:
-        noise = plan.mixture[0].sigma * plan.step * 10 / units
+    if plan is not None and plan.spread is not None:
+        noise = plan.spread.sigma / math.sqrt(2) * plan.step**2 * 10 / units
+        edge = 2 * noise * math.sqrt(NETWORK.content)
         if found:
-            assert noise * found <= NOISE * (1 + 1e-3)
-        if found < MOST:
-            assert noise * max(found + 1, FEWEST) > NOISE * (1 - 1e-3)
+            assert edge * found <= EDGE * (1 + 1e-2)
+            assert units >= found * 10 * RECORDS * NETWORK.content
+        more = max(found + 1, FEWEST)
+        if found < MOST and units >= more * 10 * RECORDS * NETWORK.content:
+            assert edge * more > EDGE * (1 - 1e-2)
 
 
 def test_more_budget_or_more_units_never_make_fewer_components() -> None:
@@ -47,14 +50,16 @@ def test_the_mixture_is_in_the_charge_and_the_whole_costs_what_was_asked(epsilon
     assert bool(components) == (epsilon >= 4)
     assert 0.99 * epsilon < curve(plan.event()).epsilon(1e-5) <= epsilon
     names = [query.name for query in plan.queries]
-    assert names[4 + private :] == [f"mixture {i + 1}" for i in range(ITERATIONS if components else 0)]
+    mixture = [*(f"mixture {i + 1}" for i in range(ITERATIONS)), "mixture covariances"]
+    assert names[4 + private :] == (mixture if components else [])
     assert [row["name"] for row in plan.parameters()["queries"]] == names  # type: ignore[attr-defined]
     told = plan.parameters()["architecture"]
     assert isinstance(told, dict)
     assert told.get("components", 0) == components
     if components:
         squares = [query.event().mu ** 2 for query in plan.queries]
-        assert sum(squares[-ITERATIONS:]) == pytest.approx(SHARE * sum(squares))
+        assert sum(squares[4 + private :]) == pytest.approx(SHARE * sum(squares))
+        assert squares[-1] == pytest.approx((1 - CENTRES) * SHARE * sum(squares))
 
 
 def test_a_network_without_components_is_written_as_before_there_were_any() -> None:
@@ -80,3 +85,12 @@ def test_the_bound_of_counted_vectors_holds_two_of_them_and_one_alone(radius: in
         assert query.sensitivity >= 3 * 2 * radius
         assert query.zero_out_sensitivity >= 3 * math.sqrt(radius**2 + count**2)
         assert query.zero_out_sensitivity <= query.sensitivity
+
+
+@pytest.mark.parametrize("radius", [1, 2, 7, 8192, 8193, 99_999])
+def test_the_bound_of_outer_products_of_counted_vectors_is_their_largest_norm(radius: int) -> None:
+    for count in {0, max(1, radius // 4), radius}:
+        query = Query("mixture covariances", 2, radius, 1.0, 3, count)
+        assert query.bound == radius**2 + count**2
+        assert query.sensitivity >= 3 * math.sqrt(2) * query.bound
+        assert query.zero_out_sensitivity >= 3 * query.bound

@@ -132,11 +132,15 @@ def test_the_radii_follow_from_the_public_digits_by_the_rule_that_is_stated() ->
     pixels = images / 16
     root = math.sqrt(pixels.shape[1])
     means = np.stack([pixels[labels == label].mean(axis=0) for label in range(10)])
-    whole = np.median(np.linalg.norm(pixels, axis=1)) / root
     within = np.quantile(np.linalg.norm(pixels - means[labels], axis=1), 0.95) / root
-    assert round(float(whole) * 64) / 64 == PIXELS
     assert round(float(within) * 64) / 64 == WITHIN
     assert RESIDUAL == WITHIN / 2
+
+
+def test_the_clip_norm_of_pixels_makes_the_sensitivity_the_distance_of_white_from_black() -> None:
+    plan = MomentsPlan.calibrate(8.0, 1e-6, FASHION, 10, units=60_000)
+    assert pytest.approx(math.sqrt(28 * 28), abs=2 * plan.step) == plan.mean.sensitivity * plan.step
+    assert pytest.approx(math.sqrt(0.5)) == PIXELS
 
 
 def test_the_architecture_follows_from_public_sizes_alone_and_always_exists() -> None:

@@ -1,0 +1,1 @@
+"""How useful released rows are: the two tables of scikit-learn, by ε, beside their originals."""
