@@ -31,6 +31,7 @@ Shape = tuple[int, int, int]
 LIMIT_DIMS = 1 << 16
 LIMIT_SIDE = 1 << 11  # a cosine matrix is square
 LIMIT_COMPONENTS = 256
+LIMIT_MIXTURE = 1 << 26  # numbers in the covariances of all classes and components, half a gigabyte of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,11 @@ class Whitening:
             problems.append(f"bands {self.bands}: between 1 and 256")
         if not 0 <= self.components <= LIMIT_COMPONENTS:
             problems.append(f"components {self.components}: between 0 and {LIMIT_COMPONENTS}")
+        elif self.classes * self.components * self.content**2 > LIMIT_MIXTURE:
+            problems.append(
+                f"components {self.components}: so many covariances of {self.content} dimensions for {self.classes} "
+                f"classes are more than {LIMIT_MIXTURE:,} numbers"
+            )
         refuse("network", problems)
 
     @property

@@ -32,20 +32,29 @@ class ClassifierRecipe:
         learning_rate: the peak of a one-cycle schedule (Smith 2018): a fifth of it at first, zero at the end.
         warm_up: the share of steps that rise to the peak.
         weight_decay: AdamW's.
+        grain: the most Gaussian noise on an image it learns from, in standard deviations of all pixels; every image has
+            its own amount, uniform up to this. Released images carry noise that originals lack, and fine detail that
+            is not theirs: with noise of its own on top (Bishop 1995), the classifier leans on neither.
         channels: feature maps of the two convolutions.
+        kernel: their width and height.
         hidden: width of the first fully connected layer.
         seed: of the weights and of the order of records.
         threads: torch threads while it works. Layers this small gain nothing from a second one (18 s with one or with
             two on idle cores) and lose much on busy cores, where the threads wait for each other at every layer.
+
+    Epochs, grain and kernel were chosen on Fashion-MNIST, which is public: on records of models at ε = 1 and 10, by the
+    accuracy on training originals, never on test originals.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     least_steps: int = 600
     batch: int = 128
     learning_rate: float = 4e-3
     warm_up: float = 0.2
     weight_decay: float = 1e-2
+    grain: float = 1.0
     channels: tuple[int, int] = (16, 32)
+    kernel: int = 5
     hidden: int = 128
     seed: int = 0
     threads: int = 1
@@ -63,15 +72,15 @@ class _Network(nn.Module):
     def __init__(self, shape: tuple[int, int, int], classes: int, recipe: ClassifierRecipe) -> None:
         super().__init__()
         height, width, colours = shape
-        first, second = recipe.channels
+        (first, second), kernel = recipe.channels, recipe.kernel
         # Each of two poolings halves a side, rounding up, so that even a 1×1 image passes; pictures larger than 28×28
         # are averaged down to the same 7×7 features, which keeps the dense layer's size.
         sides = [min(7, math.ceil(math.ceil(side / 2) / 2)) for side in (height, width)]
         self.features = nn.Sequential(
-            nn.Conv2d(colours, first, 3, padding=1),
+            nn.Conv2d(colours, first, kernel, padding=kernel // 2),
             nn.MaxPool2d(2, ceil_mode=True),
             nn.ReLU(),
-            nn.Conv2d(first, second, 3, padding=1),
+            nn.Conv2d(first, second, kernel, padding=kernel // 2),
             nn.MaxPool2d(2, ceil_mode=True),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d((sides[0], sides[1])),
@@ -164,7 +173,8 @@ def train_classifier(
                 order = torch.randperm(len(images))
                 for chosen in torch.split(order, recipe.batch):
                     optimizer.zero_grad(set_to_none=True)
-                    loss = functional.cross_entropy(network(_tensor(images[chosen.numpy()], scale)), truth[chosen])
+                    seen = _with_grain(_tensor(images[chosen.numpy()], scale), recipe.grain)
+                    loss = functional.cross_entropy(network(seen), truth[chosen])
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     schedule.step()
@@ -198,6 +208,12 @@ def _tensor(images: Values, scale: tuple[float, float]) -> Tensor:
     """Standardised `(n, c, h, w)` float32 in channels-last memory, which is how the pixels lie already."""
     mean, deviation = scale
     return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).sub_(mean).div_(deviation)
+
+
+def _with_grain(images: Tensor, most: float) -> Tensor:
+    """Each image with Gaussian noise of an amplitude of its own, uniform up to `most`."""
+    amplitude = most * torch.rand(len(images), 1, 1, 1)
+    return images.addcmul_(torch.randn_like(images), amplitude)
 
 
 @contextmanager

@@ -50,10 +50,12 @@ def test_learns_an_obvious_class_at_every_shape(
 
 def test_learns_nothing_from_labels_that_mean_nothing(pictures: Callable[..., Pictures]) -> None:
     images, labels = pictures(200, 4, (8, 8, 1))
-    shuffled = np.random.default_rng(3).permutation(labels)
     fresh, truth = pictures(200, 4, (8, 8, 1), seed=1)
-    classifier = train_classifier(images, shuffled, 4, QUICK, Silent())
-    assert np.count_nonzero(classifier.predict(fresh) == truth) < 100
+    right = 0
+    for seed in range(4):  # a whole class may fall to its own name by chance
+        shuffled = np.random.default_rng(seed).permutation(labels)
+        right += np.count_nonzero(train_classifier(images, shuffled, 4, QUICK, Silent()).predict(fresh) == truth)
+    assert right < 400
 
 
 def test_same_recipe_same_classifier_and_the_global_state_is_left_alone(pictures: Callable[..., Pictures]) -> None:

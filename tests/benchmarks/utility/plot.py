@@ -16,23 +16,23 @@ from tests.benchmarks.utility.summary import Summary
 _COLOURS = {ZERO_OUT: "tab:blue", RELATION: "tab:orange"}
 
 
-def draw(summary: Summary, front: str, path: Path) -> None:
+def draw(summary: Summary, path: Path) -> None:
     """Draw what is measured so far."""
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=110)
     for relation, colour in _COLOURS.items():
-        cells = [(epsilon, summary.of(Release(Training(epsilon, relation)), front)) for epsilon in EPSILONS]
+        cells = [(epsilon, summary.accuracy(Release(Training(epsilon, relation)))) for epsilon in EPSILONS]
         known = [(epsilon, seeds) for epsilon, seeds in cells if seeds.known]
         if known:
             x, means = [epsilon for epsilon, _ in known], [seeds.mean for _, seeds in known]
             low = [seeds.mean - min(seeds.values) for _, seeds in known]
             high = [max(seeds.values) - seeds.mean for _, seeds in known]
             axes.errorbar(x, means, [low, high], color=colour, marker="o", capsize=3, label=f"p/o, ε {relation}")
-        private = [(e, summary.of(PrivateClassifier(e, relation), "as is")) for e in EPSILONS]
+        private = [(e, summary.accuracy(PrivateClassifier(e, relation))) for e in EPSILONS]
         points = [(epsilon, seeds.mean) for epsilon, seeds in private if seeds.known]
         if points:
             label = f"DP-SGD classifier, ε {relation}"
             axes.plot(*zip(*points, strict=True), color=colour, marker="x", linestyle=":", label=label)
-    if (bound := summary.of(Originals(), front)).known:
+    if (bound := summary.accuracy(Originals())).known:
         axes.axhline(bound.mean, color="tab:green", linewidth=1, label="o/o")
     for index, other in enumerate(PUBLISHED[:4]):
         grey = str(0.2 + 0.15 * index)
@@ -42,7 +42,7 @@ def draw(summary: Summary, front: str, path: Path) -> None:
     axes.set(xscale="log", xlabel="total ε at δ = 1e-5", ylabel="accuracy on the test originals", ylim=(0.7, 0.95))
     axes.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS], minor=False)
     axes.minorticks_off()
-    axes.set_title(f"Fashion-MNIST, classifier behind the front “{front}”", fontsize=10)
+    axes.set_title("Fashion-MNIST, 60,000 records", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="lower right")
     figure.tight_layout()

@@ -23,8 +23,7 @@ from tests.benchmarks.utility.comparing import against_published, against_target
 from tests.benchmarks.utility.keeping import what_records_keep
 from tests.benchmarks.utility.markdown import paragraph, section, table
 from tests.benchmarks.utility.plot import draw
-from tests.benchmarks.utility.published import CLASSIFIERS, CLASSIFIERS_SOURCE, NOISE
-from tests.benchmarks.utility.recipe import FRONTS, LOW
+from tests.benchmarks.utility.published import CLASSIFIERS, CLASSIFIERS_SOURCE
 from tests.benchmarks.utility.results import Result
 from tests.benchmarks.utility.summary import FIT, NONE, Summary
 
@@ -32,20 +31,18 @@ from tests.benchmarks.utility.summary import FIT, NONE, Summary
 def write_report(results: Iterable[Result], out: Path) -> list[Path]:
     """Write `utility.md` and `images/utility.png` into a folder, and return both."""
     summary = Summary(results)
-    front = summary.chosen_front()
     page, plot = out / "utility.md", out / "images" / "utility.png"
-    draw(summary, front, plot)
+    draw(summary, plot)
     parts = [
         _opening(summary),
-        against_targets(summary, front),
+        against_targets(summary),
         "![p/o by total ε](images/utility.png)",
         _by_epsilon(summary),
-        against_published(summary, front),
-        _fronts(summary),
+        against_published(summary),
         what_records_keep(summary),
-        gains(summary, front),
+        gains(summary),
         _baselines(summary),
-        _limits(summary, front),
+        _limits(summary),
         _missing(summary),
     ]
     page.write_text("\n\n".join(part for part in parts if part) + "\n")
@@ -57,8 +54,8 @@ def _opening(summary: Summary) -> str:
     machines = sorted({f"{one.where['machine']}, torch {one.where['torch']}" for one in results})
     loads = [one.where["load"] for one in results]
     busy = f"; load average {min(loads):g} to {max(loads):g}" if loads else ""
-    records = {one.values["records"] for one in results if getattr(one.cell, "dataset", "") != "digits"}
-    seeds = {one.seed for one in results}
+    records = {one.values["records"] for one in results}
+    seeds, recipe = {one.seed for one in results}, ClassifierRecipe()
     intro = paragraph(
         """Written by `make bench-utility` from [utility.jsonl](utility.jsonl), which holds a line for every cell and
         seed. Run it again and it goes on with what is missing, or with what another plan has made stale. Nothing here
@@ -69,10 +66,9 @@ def _opening(summary: Summary) -> str:
         released records, tested on the 10,000 test originals. **o/o**: trained on originals. **p/p**: trained on
         released records, tested on what the same model makes of the test records. Every model is fitted, every latent
         privatized and every record decoded by the code of a release. The classifier is `cadp.utility.classifier` as
-        the gate uses it: two convolutions, {ClassifierRecipe().epochs} epochs. The columns are its *fronts*: the images
-        as is, and low-pass, their lowest {LOW}×{LOW} cosine frequencies alone. Seeds ({_several(seeds)}) are the
-        classifier's; noise comes from the operating system each time. ± is half the range over seeds; a figure without
-        it is of one seed."""
+        the gate uses it: two convolutions of {recipe.kernel}×{recipe.kernel}, {recipe.epochs} epochs, noise on what it
+        learns from; that was chosen on training originals. Seeds ({_several(seeds)}) are the classifier's; noise comes
+        from the operating system each time. ± is half the range over seeds; a figure without it is of one seed."""
     )
     machine = f"Measured on: {'; '.join(machines) or 'nothing yet'}. No GPU, one thread{busy}."
     return "\n\n".join(["# Utility", intro, words, machine])
@@ -92,55 +88,39 @@ def _by_epsilon(summary: Summary) -> str:
                 training.relation + (", exact" if training.exact else ""),
                 f"{training.epsilon:g}",
                 f"{found.values['plan']['epsilon'][other]:.2f}" if found else NONE,
-                *(summary.of(cell, front).text() for front in FRONTS),
-                *(summary.of(cell, f"p/p {front}").text() for front in FRONTS),
+                summary.accuracy(cell).text(),
+                summary.of(cell, "p/p").text(),
                 summary.of(cell, "frechet").text(2),
                 summary.cpu_seconds(cell, FIT).text(0),
             ]
         )
-    heads = ["calibrated to", "ε", "ε, other relation", *(f"p/o {front}" for front in FRONTS)]
-    heads += [*(f"p/p {front}" for front in FRONTS), "Fréchet", "fit and sample, CPU-s"]
+    heads = ["calibrated to", "ε", "ε, other relation", "p/o", "p/p", "Fréchet", "fit and sample, CPU-s"]
     words = """The model has the whole ε; records are drawn from it (`resample`). Replace-one is what a ledger charges;
         published figures are add/remove, which zero-out resembles. Both are the ledger's accountant's, but for *exact*:
         there ε is that of the one Gaussian to which all queries compose, as published accounting has it."""
     floor = summary.of(Originals(), "frechet").text(2)
-    frechet = f"""Fréchet: distance to the training originals in the features of a classifier that was trained on the
+    frechet = f"""Fréchet: distance to the training originals in the features of a plain classifier, trained on the
         test originals, which no model saw. Between two halves of the training originals it is {floor}."""
     return section("Accuracy by ε", paragraph(words), table(heads, rows), paragraph(frechet))
 
 
-def _fronts(summary: Summary) -> str:
-    digits = [cell for cell in summary.cells() if getattr(cell, "dataset", "") == "digits"]
-    sources = {summary.results(cell)[0].values["from"] for cell in digits}
-    rows = []
-    for cell in digits:
-        words = f"zero-out ε = {cell.training.epsilon:g}" if isinstance(cell, Release) else "originals"
-        rows.append([words, *(summary.of(cell, front).text() for front in FRONTS)])
-    means = ", ".join(f"{front} {summary.on_digits(front):.4f}" for front in FRONTS)
-    words = f"""Which front is held against targets and published figures is decided on public digits, never on the test
-        originals: the recipe as is, unless another's mean p/o there is larger by more than {NOISE:g}. The model there
-        bears as much noise a record as 60,000 records would. Digits: {"; ".join(sorted(sources)) or "none yet"}.
-        Mean p/o: {means if digits else "none yet"}. So it is **{summary.chosen_front()}**."""
-    return section("The front", paragraph(words), table(["digits", *FRONTS], rows) if rows else "")
-
-
 def _baselines(summary: Summary) -> str:
-    rows = [["o/o", NONE, *(summary.of(Originals(), front).text() for front in FRONTS)]]
+    rows = [["o/o", NONE, summary.accuracy(Originals()).text()]]
     for relation in (ZERO_OUT, RELATION):
         for epsilon in EPSILONS:
-            accuracy = summary.of(PrivateClassifier(epsilon, relation), "as is").text()
-            rows.append(["DP-SGD classifier on originals", f"{epsilon:g}, {relation}", accuracy, NONE])
+            accuracy = summary.accuracy(PrivateClassifier(epsilon, relation)).text()
+            rows.append(["DP-SGD classifier on originals", f"{epsilon:g}, {relation}", accuracy])
     for epsilon in EPSILONS:
-        accuracies = [summary.of(Pixelated(epsilon), front).text() for front in FRONTS]
-        rows.append(["DP-Pix, 4×4 cells", f"{epsilon:g} a record, both relations", *accuracies])
+        accuracy = summary.accuracy(Pixelated(epsilon)).text()
+        rows.append(["DP-Pix, 4×4 cells", f"{epsilon:g} a record, both relations", accuracy])
     known = ", ".join(f"{accuracy:.3f} {what}" for what, accuracy in CLASSIFIERS.items())
     words = f"""The DP-SGD classifier is linear, on fixed oriented edges, with our events and accountant but
         floating-point noise: it publishes nothing. It answers one question, a release any number. Published: {known}
         ({CLASSIFIERS_SOURCE})."""
-    return section("Beside releases", paragraph(words), table(["", "ε", *FRONTS], rows))
+    return section("Beside releases", paragraph(words), table(["", "ε", "accuracy"], rows))
 
 
-def _limits(summary: Summary, front: str) -> str:
+def _limits(summary: Summary) -> str:
     best, kept = Release(Training(10.0)), Release(Training(10.0), "kept", dims=RELEASE_DIMS)
     lines = []
     for said, above, below in (
@@ -149,9 +129,9 @@ def _limits(summary: Summary, front: str) -> str:
         ("from ε = 10 to ε = 1", best, Release(Training(1.0))),
         (f"from {RELEASE_DIMS} true content latents to none, at ε = 10", kept, best),
     ):
-        lost = summary.of(above, front).mean - summary.of(below, front).mean
+        lost = summary.accuracy(above).mean - summary.accuracy(below).mean
         lines.append(f"- {said}: {'not measured yet' if math.isnan(lost) else f'{lost:.3f}'}")
-    return section("What limits it", f"p/o lost, front “{front}”, zero-out:", "\n".join(lines))
+    return section("What limits it", "p/o lost, zero-out:", "\n".join(lines))
 
 
 def _missing(summary: Summary) -> str:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.benchmarks.utility.cells import Cell, Release
-from tests.benchmarks.utility.published import NOISE
-from tests.benchmarks.utility.recipe import FRONTS
+from tests.benchmarks.utility.cells import Cell
 from tests.benchmarks.utility.results import Result
 
 NONE = "–"
@@ -46,6 +44,10 @@ class Summary:
         for result in results:
             self._by_cell.setdefault(result.cell, []).append(result)
 
+    def accuracy(self, cell: Cell) -> Seeds:
+        """On the test originals."""
+        return self.of(cell, "accuracy")
+
     def of(self, cell: Cell, figure: str) -> Seeds:
         """One figure of a cell."""
         found = (result.values["figures"].get(figure) for result in self.results(cell))
@@ -63,22 +65,6 @@ class Summary:
         """Any result of a cell: plan and data are the same for all seeds."""
         return next(iter(self.results(cell)), None)
 
-    def cells(self) -> list[Cell]:
-        """The cells that have a result."""
-        return list(self._by_cell)
-
     def measured(self) -> list[Result]:
         """All results."""
         return [result for results in self._by_cell.values() for result in results]
-
-    def chosen_front(self) -> str:
-        """The recipe as it is, unless another front has a p/o on digits that is larger by more than `NOISE`."""
-        first, *others = FRONTS
-        digits = {front: self.on_digits(front) for front in FRONTS}
-        best = max(others, key=lambda front: digits[front])
-        return best if digits[best] > digits[first] + NOISE else first
-
-    def on_digits(self, front: str) -> float:
-        """The mean p/o over the trainings measured on digits; NaN before any was."""
-        trainings = [cell for cell in self._by_cell if isinstance(cell, Release) and cell.dataset == "digits"]
-        return float(np.mean([self.of(cell, front).mean for cell in trainings])) if trainings else float("nan")

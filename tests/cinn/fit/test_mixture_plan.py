@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cadp.cinn.architecture import Whitening, architecture_from_json
+from cadp.cinn.architecture import LIMIT_MIXTURE, Whitening, architecture_from_json
 from cadp.cinn.fit.mixture_plan import CENTRES, EDGE, FEWEST, ITERATIONS, MOST, RECORDS, SHARE, choose_components
 from cadp.cinn.fit.plan import MomentsPlan, choose_architecture
 from cadp.cinn.fit.query import Query
@@ -94,3 +94,13 @@ def test_the_bound_of_outer_products_of_counted_vectors_is_their_largest_norm(ra
         assert query.bound == radius**2 + count**2
         assert query.sensitivity >= 3 * math.sqrt(2) * query.bound
         assert query.zero_out_sensitivity >= 3 * query.bound
+
+
+def test_the_rule_never_asks_for_covariances_that_no_network_may_hold() -> None:
+    wide = Whitening((32, 32, 1), 1000, 16, 90, 16)
+    most = LIMIT_MIXTURE // (1000 * 90**2)
+    assert FEWEST < most < MOST
+    assert choose_components(1e6, wide, 10**9, 1) == most
+    assert replace(wide, components=most).components == most
+    with pytest.raises(CheckpointRefused, match="more than 67,108,864 numbers"):
+        replace(wide, components=most + 1)
