@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 budget = typer.Typer(help="The privacy budget of each population: make it, look at it.", no_args_is_help=True)
 keys = typer.Typer(help="The key that signs releases.", no_args_is_help=True)
-model = typer.Typer(help="The models of the private zone: look at one, bring one in.", no_args_is_help=True)
+model = typer.Typer(
+    help="The models of the private zone: look at one, bring one in, train one on public data.", no_args_is_help=True
+)
 app.add_typer(budget, name="budget")
 app.add_typer(model, name="model")
 app.add_typer(keys, name="keys")

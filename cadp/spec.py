@@ -178,6 +178,8 @@ class Source(_Frozen):
             raise ValueError("the shape of a table follows from its columns: leave shape out")
         for text in self.table.texts():
             _no_claim(text)
+        if stray := [name for name in self.classes if name != name.strip() or len(name) > 100]:
+            raise ValueError(f"class {stray[0]!r}: cells are read without spaces around them, and up to 100 characters")
         label = self.table.label
         if label.edges is not None and len(label.edges) != len(self.classes) + 1:
             raise ValueError(

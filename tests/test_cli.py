@@ -202,7 +202,7 @@ def test_end_of_a_release(published: Place, cadp: Command) -> None:
     said = json.loads((published.public / "statement.json").read_text())
     assert all(line in done.out for line in said["lines"])
     assert "at least 0.5 was asked for" in done.out
-    assert "shapes: ε 62.000205 left of 100.00 (spent 37.999795, reserved 0.00)" in done.out
+    assert "shapes: ε 62.000206 left of 100.00 (spent 37.999794, reserved 0.00)" in done.out
     code = [line.strip() for line in done.out.rstrip().splitlines()[-3:]]
     assert code[0] == "from datasets import load_dataset"
     assert f'load_dataset("{published.public}"' in code[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -69,8 +70,10 @@ def test_a_unit_gives_no_more_rows_than_its_cap_and_pays_for_all(made: Place, re
 
 
 def test_columns_have_their_names_and_types(release: Path, table: Table) -> None:
-    found = ds.dataset(release / "data", format="parquet").to_table()
+    files = sorted((release / "data").glob("*.parquet"))
+    found = ds.dataset(files, format="parquet").to_table()
     assert found.schema.names == COLUMNS
+    assert not any(pq.ParquetFile(path).schema_arrow.field(name).nullable for path in files for name in COLUMNS)
     types = ["int64", "string", "double", "double", "string", "string", "string"]
     assert [str(kind) for kind in found.schema.types] == types
     rows = found.to_pylist()
@@ -110,6 +113,9 @@ def test_hugging_face_reads_it(release: Path, tmp_path: Path) -> None:
 
     rows = datasets.load_dataset(str(release), split="train", cache_dir=str(tmp_path))
     assert rows.column_names == COLUMNS
+    told = datasets.load_dataset_builder(str(release), cache_dir=str(tmp_path / "again")).info.splits
+    size = sum(path.stat().st_size for path in (release / "data").glob("*.parquet"))
+    assert (told["train"].num_examples, told["train"].num_bytes) == (500, size), "without sizes it warns"
     assert {name: rows.features[name].dtype for name in ("age", "ward", "pressure")} == {
         "age": "int64",
         "ward": "string",
@@ -131,11 +137,62 @@ def test_the_documents_speak_of_columns_and_not_of_images(release: Path) -> None
         assert "PNG" not in text
         assert "data:image" not in text
     assert "0.1 to 1000, log scale" in page
-    assert "| ward | category | north, south, west |" in card
+    assert "| ward | category | `north`, `south`, `west` |" in card
     assert page.count("<figure>") == 5, "one histogram a column"
     statement = (release / "statement.json").read_text()
     assert "the names, bounds and levels of the columns and the names of the labels" in statement
     assert "the shape of the images" not in statement
+
+
+def test_the_gates_classifier_is_trained_on_released_rows_alone(made: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one row held out would move the count by more than itself."""
+    from cadp.shards import decode_values
+    from cadp.steps import validate
+    from cadp.steps.privatize import released_records
+
+    job, shown, honest = made.job(), list[Any](), validate.train
+
+    def watched(kind: Any, facts: Any, images: Any, labels: Any, reporter: Any) -> Any:
+        shown.append((np.array(images), np.array(labels)))
+        return honest(kind, facts, images, labels, reporter)
+
+    monkeypatch.setattr(validate, "train", watched)
+    validate._hits(job, *validate._released(job, Silent())[:2], Silent())
+    ((images, labels),) = shown
+    out, facts = list(released_records(job)), job.plan.facts
+    assert np.array_equal(images, [decode_values(one.data, facts.shape, facts.kind) for one in out])
+    assert labels.tolist() == [one.label for one in out]
+
+
+def test_a_histogram_of_few_integers_has_a_bar_each() -> None:
+    from cadp.columns import Column
+    from cadp.publish.histograms import counts
+
+    visits = Column(name="visits", bounds=(1, 4), decimals=0)
+    assert counts(visits, [1, 2, 2, 4], np.zeros(4, dtype=np.int64), 1).tolist() == [[1, 2, 0, 1]]
+    half = Column(name="half", bounds=(0.5, 2.5), decimals=0)  # released: 0, 1 and 2
+    assert counts(half, [0, 1, 2, 2], np.zeros(4, dtype=np.int64), 1).tolist() == [[1, 1, 2]]
+
+
+def test_declared_numbers_stand_in_documents_as_they_were_declared(release: Path) -> None:
+    from cadp.columns import Column
+
+    assert Column(name="x", bounds=(0, 1_234_567)).words == "0 to 1234567"
+    assert "0.1 to 1000, log scale" in (release / "README.md").read_text()
+    assert (
+        "A number, 0.1 to 1000, log scale"
+        in json.loads((release / "croissant.json").read_bytes())["recordSet"][1]["field"][3]["description"]
+    )
+
+
+def test_a_plan_says_what_becomes_of_columns(made: Place) -> None:
+    from cadp.show import plan_view
+
+    (line,) = (line for line in plan_view(made.spec, made.settings).lines if line.startswith("Columns: "))
+    assert line == (
+        "Columns: 3 of numbers and 2 of categories, by declared bounds and levels, in 6 entries; numbers beyond their "
+        "bounds are moved to the nearer bound. Label: outcome."
+    )
 
 
 def test_histograms_hold_every_released_row(release: Path) -> None:

@@ -31,6 +31,7 @@ Shape = tuple[int, int, int]
 LIMIT_DIMS = 1 << 16
 LIMIT_SIDE = 1 << 11  # a cosine matrix is square
 LIMIT_COMPONENTS = 256
+LIMIT_TONES = 256
 LIMIT_MIXTURE = 1 << 26  # numbers in the covariances of all classes and components, half a gigabyte of them
 
 
@@ -45,6 +46,7 @@ class Whitening:
         content: `k`; the principal dimensions that are whitened with a full covariance per class.
         bands: number of radial frequency bands whose variances describe everything else.
         components: Gaussians a class that the whitened dimensions are a mixture of; 0 for one, with no layer for it.
+        tones: cells of every channel's tone curve; 0 for none, with no layer for it.
     """
 
     kind: ClassVar[str] = "whitening"
@@ -53,8 +55,9 @@ class Whitening:
     block: int
     content: int
     bands: int
-    # Optional: architectures written before there were mixtures have no such field.
+    # Optional: architectures written before there were mixtures and curves have no such fields.
     components: int = field(default=0, metadata=reading.OPTIONAL)
+    tones: int = field(default=0, metadata=reading.OPTIONAL)
 
     def __post_init__(self) -> None:
         """Check every bound, so that neither a spec nor a hostile checkpoint can ask for absurd tensors."""
@@ -68,6 +71,8 @@ class Whitening:
             problems.append(f"content {self.content}: between 1 and the {self.low_dims} low-frequency dimensions")
         if not 1 <= self.bands <= 256:
             problems.append(f"bands {self.bands}: between 1 and 256")
+        if not 0 <= self.tones <= LIMIT_TONES:
+            problems.append(f"tones {self.tones}: between 0 and {LIMIT_TONES}")
         if not 0 <= self.components <= LIMIT_COMPONENTS:
             problems.append(f"components {self.components}: between 0 and {LIMIT_COMPONENTS}")
         elif self.classes * self.components * self.content**2 > LIMIT_MIXTURE:

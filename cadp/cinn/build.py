@@ -15,6 +15,7 @@ from cadp.cinn.layers.mixing import Permutation, Rotation, public_permutation
 from cadp.cinn.layers.mixture import MixtureTransport
 from cadp.cinn.layers.pixels import Dequantise, Logit
 from cadp.cinn.layers.subnets import ConvSubnet, DenseSubnet, Subnet
+from cadp.cinn.layers.tone import ToneCurve
 from cadp.cinn.layers.transforms import CosineTransform
 
 
@@ -40,7 +41,9 @@ def _whitening(architecture: Whitening) -> dict[str, Layer]:
     shape, classes, low, k = architecture.shape, architecture.classes, architecture.low_dims, architecture.content
     components = architecture.components
     mixture: dict[str, Layer] = {"mixture": MixtureTransport(classes, k, components)} if components else {}
+    tones: dict[str, Layer] = {"tones": ToneCurve(shape[2], architecture.tones)} if architecture.tones else {}
     return {
+        **tones,
         "cosine": CosineTransform(shape, architecture.block),
         "shift": ClassShift(classes, low),
         "rotation": InvertibleLinear(low),

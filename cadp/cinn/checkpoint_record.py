@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from cadp.errors import CheckpointRefused, ObjectMissing, PrivacyError
 from cadp.privacy.events import RELATION, ZERO_OUT, Event
@@ -54,6 +55,35 @@ def read_checkpoint(store: Store, digest: str) -> dict[str, object]:
     if record["origin"] is not None:
         raise CheckpointRefused(f"checkpoint {digest[:12]}… has both a privacy record and an origin")
     return {**record, "privacy": check_privacy(record["privacy"])}
+
+
+def require_one_record(models: Store, digest: str, record: Mapping[str, object]) -> None:
+    """Refuse a model whose very tensors lie in the zone under another record that says something else of their cost.
+
+    One of the two is wrong, and neither says which. A record that was written by hand is found where the true one lies.
+
+    Raises:
+        CheckpointRefused: there is such a record.
+    """
+    for key, _ in models.list():
+        other = key.removesuffix(".json")
+        if DIGEST.fullmatch(other) is None or other in (digest, key):
+            continue
+        try:
+            found = read_checkpoint(models, other)
+        except CheckpointRefused:
+            continue  # nothing can be loaded by it
+        if found["tensors"] == record["tensors"] and _cost(found) != _cost(record):
+            raise CheckpointRefused(
+                f"model {digest[:12]}… has the tensors of model {other[:12]}… and another record of what they cost "
+                f"whom: one of the two is wrong. Next: find out which, and delete its .json from {models.url}"
+            )
+
+
+def _cost(record: Mapping[str, object]) -> object:
+    """What a record says of whom its training was about, and at which cost."""
+    origin = record["origin"]
+    return record["privacy"] if origin is None else cast(Mapping[str, object], origin)["population"]
 
 
 def read_object(store: Store, key: str, sha256: str, limit: int) -> bytes:
@@ -115,6 +145,9 @@ def _check_more(privacy: Mapping[str, object]) -> None:
             raise CheckpointRefused(f"privacy record's second event is under {companion.relation!r}, not {ZERO_OUT!r}")
     if "unit" in privacy and (not isinstance(privacy["unit"], str) or not privacy["unit"]):
         raise CheckpointRefused("a privacy record names the unit that it protects")
+    started = privacy.get("started_from", "declared public")
+    if not isinstance(started, str) or not started:
+        raise CheckpointRefused("a privacy record says in words which public model its training started from")
     if privacy.get("labels", "public") not in ("public", "private"):
         raise CheckpointRefused(f"privacy record's labels are {privacy['labels']!r}: public or private")
 

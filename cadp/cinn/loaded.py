@@ -7,6 +7,7 @@ The rules, in the order of `loaded_model`:
 - A model with the privacy record of other people may be used where the spec declares it public; so may one without a
   record. The statement then says "declared, not verified".
 - A model that was trained without DP on the people who are released is refused, whatever a spec declares.
+- A model of whose tensors the private zone has another record, with another cost, is refused: one of them is wrong.
 
 A record says which neighbours it protects: those of one unit, who share their labels where labels were public. A
 release that protects more than its model did would promise what it cannot keep.
@@ -16,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cadp.cinn.architecture import Architecture, architecture_from_json
-from cadp.cinn.checkpoint_record import DIGEST, read_checkpoint
+from cadp.cinn.checkpoint_record import DIGEST, read_checkpoint, require_one_record
 from cadp.errors import CheckpointRefused
+from cadp.privacy.accountant import Curve, curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event
 from cadp.store import Store
 
@@ -32,7 +34,9 @@ class LoadedModel:
         cost: what its training cost the population that is released, replace-one; None for a public model.
         zero_out: the second figure's event; None where there is no cost.
         origin: whence it came, in words, where it is declared public.
-        trained_on: the population in its record, if it has one.
+        trained_on: the population in its record or in its origin, if there is one.
+        source: the address of the public records that it was trained on, if it says so.
+        started_from: which public model its training started from, in words, where it did.
         unit: whom its record protects, as a spec would say it; None if it does not say.
     """
 
@@ -42,6 +46,8 @@ class LoadedModel:
     zero_out: Event | None = None
     origin: str = ""
     trained_on: str | None = None
+    source: str | None = None
+    started_from: str | None = None
     unit: str | None = None
 
     def words(self) -> str:
@@ -122,10 +128,13 @@ def loaded_model(models: Store, load: str, wanted: Wanted) -> LoadedModel:
     record = read_checkpoint(store, digest)
     architecture = architecture_from_json(record["architecture"])
     _require_fit(digest, architecture, wanted)
+    require_one_record(models, digest, record)
     privacy, origin = record["privacy"], record["origin"]
     if isinstance(origin, dict):
         words = _public_origin(digest, origin, wanted)
-        return LoadedModel(digest, architecture, origin=words)
+        return LoadedModel(
+            digest, architecture, origin=words, trained_on=origin["population"], source=origin.get("source")
+        )
     if not isinstance(privacy, dict):  # `read_checkpoint` lets neither be missing
         raise CheckpointRefused(f"model {digest[:12]} has neither a privacy record nor an origin")
     unit = privacy.get("unit")
@@ -156,10 +165,19 @@ def _own_model(digest: str, architecture: Architecture, privacy: dict[str, objec
             f"model {digest[:12]} was trained while the labels of {wanted.population} were public: it does not protect "
             f"them, and source.labels says that this release does. Next: train one, or publish the labels"
         )
-    unit = privacy.get("unit")
-    if unit is not None and unit != wanted.unit:
+    if (unit := privacy.get("unit")) is None:
+        raise CheckpointRefused(
+            f"model {digest[:12]} does not say whom its record protects, this release one {wanted.unit}: its loss may "
+            f"be of less. Next: train one here"
+        )
+    if unit != wanted.unit:
         raise CheckpointRefused(f"model {digest[:12]} protects one {unit}, this release one {wanted.unit}")
     event = Event.from_json(privacy["event"])  # type: ignore[arg-type]
+    if curve(event) == Curve.zero():
+        raise CheckpointRefused(
+            f"model {digest[:12]} was trained on {wanted.population} at no cost, its record says: no training is. "
+            f"Next: train one here"
+        )
     stated = privacy.get("zero_out")
     companion = Event.from_json(stated) if isinstance(stated, dict) else zero_out_of(event)
     return LoadedModel(
@@ -168,7 +186,8 @@ def _own_model(digest: str, architecture: Architecture, privacy: dict[str, objec
         cost=event,
         zero_out=companion,
         trained_on=wanted.population,
-        unit=None if unit is None else str(unit),
+        started_from=None if (start := privacy.get("started_from")) is None else str(start),
+        unit=str(unit),
     )
 
 

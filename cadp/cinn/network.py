@@ -15,6 +15,7 @@ from cadp.cinn.layers.affine import ClassScale, ClassShift, ClassWhitening, Inve
 from cadp.cinn.layers.layer import Condition, Layer
 from cadp.cinn.layers.mixture import MixtureTransport
 from cadp.cinn.layers.subnets import ConvSubnet, Subnet
+from cadp.cinn.layers.tone import ToneCurve
 from cadp.cinn.layers.transforms import CosineTransform
 from cadp.records import PIXELS, Values, top
 
@@ -34,6 +35,7 @@ class ConditionalFlow(nn.Module):
     """
 
     # The layers that a fit fills, where the architecture has them.
+    tones: ToneCurve
     cosine: CosineTransform
     shift: ClassShift
     rotation: InvertibleLinear

@@ -5,6 +5,9 @@ the gradient is the mean over all of them, as in one process, up to the order of
 one process.
 """
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -32,7 +35,7 @@ class SharedLoss:
         self._rank, self._size = (distributed.get_rank(), distributed.get_world_size()) if _grouped() else (0, 1)
         self._flow = flow
         module: nn.Module = _Loss(flow)
-        self._module = DistributedDataParallel(module, broadcast_buffers=False) if self._size > 1 else module
+        self._module = DistributedDataParallel(module, **_own_buffers()) if self._size > 1 else module
 
     def backward(self, x: Tensor, c: Condition) -> None:
         """Put the gradient of the mean loss over all n records into the parameters, whatever n is."""
@@ -53,6 +56,12 @@ def agreed(loss: float) -> float:
         told = told.cuda()
     distributed.broadcast(told, 0)
     return float(told)
+
+
+def _own_buffers() -> dict[str, Any]:
+    """What keeps DDP from sending buffers at every step: they are the same everywhere. Newer torch has another name."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 def _grouped() -> bool:

@@ -9,125 +9,24 @@ a density; columns of a table are taken as they are.
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cadp.cinn.architecture import Coupled, Whitening
 from cadp.cinn.layers.layer import Condition
-from cadp.cinn.layers.pixels import LEVELS, dequantised
 from cadp.cinn.likelihood import log_likelihood
 from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip
 from cadp.cinn.public_processes import SharedLoss, agreed
+from cadp.cinn.public_recipe import PublicCourse, PublicFit, PublicRecipe, PublicRecords
 from cadp.cinn.public_whitening import fit_public_whitening
 from cadp.errors import CheckpointRefused
+from cadp.records import PIXELS
 from cadp.reporter import Reporter
 
+__all__ = ["PublicCourse", "PublicFit", "PublicRecipe", "PublicRecords", "train_public"]
+
 _CHUNK = 256
-
-
-@dataclass(frozen=True, slots=True)
-class PublicRecipe:
-    """How a network is trained on public data.
-
-    Attributes:
-        epochs: at most so many passes.
-        batch: records a step; the last of an epoch may be fewer.
-        learning_rate: of Adam.
-        warm_up: steps over which the learning rate rises to it.
-        validation: share of the records that choose the epoch; never trained on.
-        patience: epochs without a better validation likelihood before training stops.
-        gradient_norm: gradients are scaled to at most this norm.
-        low_precision: whether subnets compute in bfloat16 while training; weights and coordinates stay float32.
-        seed: of the split, the order of records and the noise within cells.
-    """
-
-    epochs: int = 50
-    batch: int = 128
-    learning_rate: float = 1e-3
-    warm_up: int = 100
-    validation: float = 0.1
-    patience: int = 5
-    gradient_norm: float = 10.0
-    low_precision: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ValueError: a value is out of its range.
-        """
-        if min(self.epochs, self.batch, self.patience, self.warm_up) < 1 or not 0 < self.validation < 1:
-            raise ValueError(f"{self}: epochs, batch, patience and warm-up at least 1, validation between 0 and 1")
-        if not (self.learning_rate > 0 and self.gradient_norm > 0):
-            raise ValueError(f"{self}: learning rate and gradient norm above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class PublicRecords:
-    """Public records and what they are conditioned on.
-
-    Attributes:
-        records: `(n, h, w, c)` uint8 images, or `(n, d)` floats in [0, 1], the columns of a table.
-        condition: of all n, float64.
-    """
-
-    records: NDArray[np.uint8] | NDArray[np.float64]
-    condition: Condition
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def rows(self, index: Tensor, noise: torch.Generator | None, dtype: torch.dtype) -> tuple[Tensor, Condition]:
-        """Some records `(n, d)` with their condition; images at the centres of their cells without `noise`."""
-        some = self.records[index.numpy()]
-        x = torch.from_numpy(some.reshape(len(some), -1)).to(torch.float64)
-        if self.records.dtype == np.uint8:
-            x = x / (LEVELS - 1)
-            x = x if noise is None else dequantised(x, torch.rand(x.shape, generator=noise, dtype=torch.float64))
-        return x.to(dtype), Condition(self.condition.labels[index], self.condition.vector[index].to(dtype))
-
-
-@dataclass(frozen=True, slots=True)
-class PublicFit:
-    """What came out.
-
-    Attributes:
-        validation: mean negative log-likelihood of the validation records after each epoch, nats per record.
-        best: index of the epoch whose weights were kept; -1 for what was there before the first.
-        round_trip: the largest pixel error on synthetic records.
-    """
-
-    validation: tuple[float, ...]
-    best: int
-    round_trip: float
-
-
-@dataclass
-class PublicCourse:
-    """Where a training stands after an epoch: everything that the next one depends on.
-
-    Attributes:
-        epoch: how many were taken.
-        best: whose weights are kept; -1 for those before the first.
-        losses: of the validation: before the first epoch, then after each.
-        weights: of the flow.
-        kept: its weights at the best epoch.
-        moments: Adam's two averages by parameter, and its number of steps.
-        draw: state of the generator of order and noise.
-    """
-
-    epoch: int
-    best: int
-    losses: list[float]
-    weights: dict[str, Tensor]
-    kept: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    draw: Tensor
 
 
 AfterEpoch = Callable[[PublicCourse], None]
@@ -151,7 +50,7 @@ def train_public(
         flow: on the processor, before and after.
         data: public records.
         recipe: how.
-        reporter: told of progress.
+        reporter: told of progress, and of the validation: the data are public.
         device: where gradients are computed; the processor if None.
         resumed: the course to go on from.
         after_epoch: called with the course after every epoch, to keep it.
@@ -210,7 +109,7 @@ def _descend(
         step[0] = _restore(optimizer, flow, resumed.moments)
         draw.set_state(resumed.draw)
     shared = SharedLoss(flow)
-    things = "images" if data.records.dtype == np.uint8 else "records"
+    things = "images" if data.records.dtype == PIXELS else "records"
     total, done = recipe.epochs * len(training), epoch * len(training)
     with reporter.progress("likelihood", total, things, done) as advance:
         while epoch < recipe.epochs and epoch - 1 - best < recipe.patience:
@@ -225,6 +124,7 @@ def _descend(
                 advance(len(x))
             epoch += 1
             losses.append(agreed(_loss(flow, data, validation, recipe)))
+            reporter.figure("likelihood", f"validation after epoch {epoch}", f"{losses[-1]:.4g} nats a record")
             if losses[-1] < min(losses[: best + 2]):
                 best, kept = epoch - 1, copy.deepcopy(flow.state_dict())
             if after_epoch is not None:

@@ -14,17 +14,38 @@ Columns that a spec does not declare are never read.
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 # What Parquet, SQL, JSON and Croissant all take for a name as it is.
 Name = Annotated[str, Field(pattern=r"^\w([\w -]{0,62}\w)?$")]
-Level = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+
+
+def _quoted(level: object) -> object:
+    if isinstance(level, bool | int | float):
+        raise ValueError(f"level {level} is a number or a truth value: a level is text, put it in quotes")  # noqa: TRY004
+    if isinstance(level, str) and level != level.strip():
+        raise ValueError(f"level {level!r} begins or ends with a space, and cells are read without those")
+    return level
+
+
+Level = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$"), BeforeValidator(_quoted)]
 Finite = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 KEY = "key"
 """The released records' own column; a table has none of this name."""
 LIMIT_WIDTH = 1024  # the fit's covariance is square
+LIMIT_LEVELS = 255  # trees of scikit-learn take no more
+LIMIT_DIGITS = 9
 _DIGITS = 4  # at least, of a number's range, where a spec names no decimals
+
+
+def plain(number: float) -> str:
+    """A declared number as its author would write it: `f"{number:g}"` would make 1.23457e+06 of 1,234,567.
+
+    >>> plain(1234567.0), plain(0.1), plain(220.0)
+    ('1234567', '0.1', '220')
+    """
+    return f"{number:.15g}"
 
 
 def slug(name: str) -> str:
@@ -45,9 +66,13 @@ class Column(_Frozen):
 
     name: Name = Field(description="as in the source and in the release; public")
     bounds: tuple[Finite, Finite] | None = Field(default=None, description="of a number, the least and the largest")
-    levels: tuple[Level, ...] | None = Field(default=None, min_length=2, max_length=256, description="of a category")
+    levels: tuple[Level, ...] | None = Field(
+        default=None, min_length=2, max_length=LIMIT_LEVELS, description="of a category"
+    )
     scale: Literal["linear", "log"] = Field(default="linear", description="log where ratios matter; bounds above 0")
-    decimals: int | None = Field(default=None, ge=0, le=9, description="of a released number; 0 makes it an integer")
+    decimals: int | None = Field(
+        default=None, ge=0, le=LIMIT_DIGITS, description="of a released number; 0 makes it an integer"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -64,11 +89,18 @@ class Column(_Frozen):
             return self
         low, high = self.interval
         if not low < high:
-            raise ValueError(f"bounds of column {self.name} are [least, largest]: {low:g} is not below {high:g}")
+            raise ValueError(
+                f"bounds of column {self.name} are [least, largest]: {plain(low)} is not below {plain(high)}"
+            )
         if self.scale == "log" and low <= 0:
-            raise ValueError(f"column {self.name} has scale log: its least bound {low:g} must be above 0")
-        if self.decimals is not None and round(high, self.decimals) - round(low, self.decimals) <= 0:
-            raise ValueError(f"column {self.name} of bounds {low:g} to {high:g} needs more decimals: {self.decimals}")
+            raise ValueError(f"column {self.name} has scale log: its least bound {plain(low)} must be above 0")
+        least, largest = round(low, self.digits), round(high, self.digits)
+        if largest <= least or (self.scale == "log" and least <= 0):
+            raise ValueError(
+                f"column {self.name} of bounds {self.words} needs more decimals than {self.digits}, of which there are "
+                f"up to {LIMIT_DIGITS}, or another unit of measurement: released numbers would all be "
+                f"{plain(least) if largest <= least else 'as low as 0, which has no logarithm'}"
+            )
         return self
 
     @property
@@ -88,13 +120,21 @@ class Column(_Frozen):
             return self.decimals
         low, high = self.interval
         size = low if self.scale == "log" else high - low
-        return min(9, max(0, _DIGITS - math.floor(math.log10(size))))
+        return min(LIMIT_DIGITS, max(0, _DIGITS - math.floor(math.log10(size))))
 
     @property
     def released_interval(self) -> tuple[float, float]:
         """The bounds of a released number: rounding may take it out of the declared ones by less than one digit."""
         low, high = self.interval
         return min(low, round(low, self.digits)), max(high, round(high, self.digits))
+
+    @property
+    def words(self) -> str:
+        """The declared bounds, or levels, for people."""
+        if self.levels is not None:
+            return " · ".join(self.levels)
+        low, high = self.interval
+        return f"{plain(low)} to {plain(high)}" + (", log scale" if self.scale == "log" else "")
 
     @property
     def kind(self) -> Literal["integer", "number", "category"]:
@@ -118,7 +158,7 @@ class Label(_Frozen):
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if self.edges is not None and list(self.edges) != sorted(set(self.edges)):
-            raise ValueError(f"edges of {self.column} must rise: {', '.join(f'{edge:g}' for edge in self.edges)}")
+            raise ValueError(f"edges of {self.column} must rise: {', '.join(map(plain, self.edges))}")
         return self
 
 

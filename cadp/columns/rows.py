@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cadp.columns.declared import Column, Table
+from cadp.columns.declared import Column, Table, plain
 from cadp.errors import RejectedInput
 
 TOP = 65_535
@@ -63,7 +63,7 @@ def label_of(table: Table, cell: object, classes: Sequence[str]) -> int:
         return classes.index(text)
     number = _number(name, cell)
     if not edges[0] <= number <= edges[-1]:
-        raise RejectedInput(f"{name}: {number:g} is beyond the edges {edges[0]:g} and {edges[-1]:g}")
+        raise RejectedInput(f"{name}: {plain(number)} is beyond the edges {plain(edges[0])} and {plain(edges[-1])}")
     return min(int(np.searchsorted(edges, number, side="right")) - 1, len(classes) - 1)
 
 
@@ -93,7 +93,7 @@ def _position(column: Column, number: float, *, clamp: bool) -> float:
     low, high = column.interval
     if not low <= number <= high:
         if not clamp:
-            raise RejectedInput(f"{column.name}: {number:g} is beyond its bounds {low:g} and {high:g}")
+            raise RejectedInput(f"{column.name}: {plain(number)} is beyond its bounds {plain(low)} and {plain(high)}")
         number = min(max(number, low), high)
     if column.scale == "log":
         low, high, number = math.log(low), math.log(high), math.log(number)
@@ -116,6 +116,8 @@ def _number(name: str, cell: object) -> float:
         number = float(text)
     except ValueError:
         raise RejectedInput(f"{name}: {text!r} is no number") from None
+    if "_" in text:  # Python reads 1_5 as 15; who wrote it meant something else
+        raise RejectedInput(f"{name}: {text!r} is no number")
     if not math.isfinite(number):
         raise RejectedInput(f"{name}: {text} is no finite number")
     return number

@@ -20,7 +20,7 @@ def card(facts: ReleaseFacts, files: Sequence[PublishedFile], key_id: str) -> by
     return render(
         "card.md.j2",
         {
-            "head": yaml_head(facts),
+            "head": yaml_head(facts, files),
             "facts": facts,
             "snippets": snippets(facts, files),
             "counts": class_counts(files, len(facts.classes)),
@@ -62,8 +62,9 @@ def _features(facts: ReleaseFacts) -> list[dict[str, object]]:
     ]
 
 
-def yaml_head(facts: ReleaseFacts) -> str:
-    """License, tags, where the Parquet files are, and the features with their label names."""
+def yaml_head(facts: ReleaseFacts, files: Sequence[PublishedFile]) -> str:
+    """License, tags, where the Parquet files are and how large, and the features with their label names."""
+    size = sum(file.size for file in files if file.path.endswith(".parquet"))
     head: Mapping[str, object] = {
         "license": facts.license.lower(),
         "pretty_name": facts.title,
@@ -80,7 +81,10 @@ def yaml_head(facts: ReleaseFacts) -> str:
         "dataset_info": {
             "config_name": "default",
             "features": _features(facts),
-            "splits": [{"name": "train", "num_examples": facts.records}],
+            # Without sizes `datasets` warns that the card is malformed; those of the files are what is known here.
+            "splits": [{"name": "train", "num_bytes": size, "num_examples": facts.records}],
+            "download_size": size,
+            "dataset_size": size,
         },
     }
     yaml = YAML(typ="safe", pure=True)

@@ -162,9 +162,8 @@ def _rows(facts: ReleaseFacts, table: Table) -> dict[str, object]:
 
 def _described(column: Column) -> str:
     if column.levels is not None:
-        return f"A category: {', '.join(column.levels)}."
-    low, high = column.interval
-    return f"A number from {low:g} to {high:g}: bounds that were declared beforehand."
+        return f"A category: {column.words}."
+    return f"A number, {column.words}: bounds that were declared beforehand."
 
 
 def _images(facts: ReleaseFacts) -> dict[str, object]:

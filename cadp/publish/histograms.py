@@ -54,13 +54,19 @@ def histograms(table: Table, classes: Sequence[str], records: Sequence[Released]
 
 
 def counts(column: Column, values: Sequence[Any], labels: Integers, classes: int) -> Integers:
-    """How many values of each class are in each bin: `(classes, bins)`, bins of equal width or one a level."""
+    """How many values of each class are in each bin: `(classes, bins)`, one a level, or of equal width.
+
+    Integers of a few values have one a value: others would be combs.
+    """
+    low, high = column.interval
     if column.levels is not None:
         places = np.array([column.levels.index(str(value)) for value in values])
         size = len(column.levels)
+    elif column.kind == "integer" and round(high) - round(low) < BINS:
+        size = round(high) - round(low) + 1
+        places = np.clip(np.asarray(values, dtype=np.int64) - round(low), 0, size - 1)
     else:
         size, numbers = BINS, np.asarray(values, dtype=np.float64)
-        low, high = column.interval
         if column.scale == "log":
             low, high, numbers = math.log(low), math.log(high), np.log(np.maximum(numbers, low))
         places = np.clip(((numbers - low) / (high - low) * size).astype(np.int64), 0, size - 1)
@@ -83,7 +89,4 @@ def _histogram(column: Column, found: Integers) -> Histogram:
         for place in range(size)
         if found[label, place]
     )
-    if column.levels is not None:
-        return Histogram(column.name, ", ".join(column.levels), bars)
-    low, high = column.interval
-    return Histogram(column.name, f"{low:g} to {high:g}" + (", log scale" if column.scale == "log" else ""), bars)
+    return Histogram(column.name, column.words, bars)

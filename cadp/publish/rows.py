@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cadp.columns import KEY, Column, Table, rows_in_columns
+from cadp.columns import KEY, Table, rows_in_columns
 from cadp.errors import RejectedInput
 from cadp.records import Released
 from cadp.shards import decode_values
@@ -78,9 +78,10 @@ def features(table: Table) -> dict[str, object]:
 
 
 def schema(table: Table) -> Any:  # noqa: ANN401  (pyarrow has no types)
-    """The Arrow schema of the released rows."""
-    fields = [pa.field(column.name, _arrow(column)) for column in table.columns]
-    fields += [pa.field(table.label.column, pa.string()), pa.field(KEY, pa.string())]
+    """The Arrow schema of the released rows; no cell is ever empty."""
+    kinds = {column.name: _ARROW[column.kind] for column in table.columns}
+    kinds |= {table.label.column: pa.string(), KEY: pa.string()}
+    fields = [pa.field(name, kind, nullable=False) for name, kind in kinds.items()]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features(table)}})})
 
 
@@ -121,7 +122,3 @@ class RowWriter:
         if kind is None:
             self._flush()
         self._writer.close()
-
-
-def _arrow(column: Column) -> Any:  # noqa: ANN401
-    return _ARROW[column.kind]

@@ -17,6 +17,7 @@ from cadp.privacy.pld import pld_epsilon
 from cadp.settings import Settings
 from cadp.show.opening import open_ledger
 from cadp.show.planned_model import model_lines, paid_before, public_row
+from cadp.show.planned_table import table_lines
 from cadp.show.shuffled import shuffled_lines, shuffled_plan
 from cadp.spec import load_spec
 from cadp.steps.job import population_secret
@@ -197,6 +198,7 @@ def _plan_lines(plan: Plan, ledger: Ledger | None) -> list[str]:
         f"{_loss(mechanism.event(), delta)} replace-one, {_loss(mechanism.zero_out_event(), delta)} zero-out.",
         f"For this one plan the privacy loss distribution gives {pld_epsilon(own, delta):.4g} where {total:.4g} is "
         f"charged: a companion figure, which the ledger never uses.",
+        *table_lines(plan),
         *_label_lines(plan),
         *model_lines(plan),
         f"Gate: published if the noisy accuracy on the holdout is at least {spec.validate_.accuracy_at_least:g}.",

@@ -10,7 +10,9 @@ def model_lines(plan: Plan) -> list[str]:
     loaded, start = plan.loaded, plan.start
     if loaded is not None:
         content = f"{loaded.architecture.content} content dimensions"
-        where = f"declared public, not verified: {loaded.origin}" if loaded.cost is None else "trained before, with DP"
+        where = "trained before, with DP, at the cost in its record"
+        if loaded.cost is None:
+            where = f"declared public, not verified: {loaded.origin}"
         return [f"Model: loaded, {loaded.digest[:12]}, {loaded.architecture.kind}, {content}; {where}."]
     moments = plan.training.moments
     noise = ", ".join(f"{query.name} {query.noise_multiplier:.3g}" for query in moments.queries)

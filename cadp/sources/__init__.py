@@ -16,7 +16,7 @@ from cadp.sources.imagefolder import ImageFolderSource
 from cadp.sources.source import PublicFacts, Rejects, Shape, Source, SourceFile
 from cadp.sources.table import TableSource
 
-__all__ = ["PublicFacts", "Rejects", "Shape", "Source", "SourceFile", "open_source"]
+__all__ = ["PublicFacts", "Rejects", "Shape", "Source", "SourceFile", "open_source", "public_facts"]
 
 
 def open_source(declared: spec.Source, *, data_dir: Path) -> Source:
@@ -35,6 +35,11 @@ def open_source(declared: spec.Source, *, data_dir: Path) -> Source:
         if declared.format != known.format:
             raise SpecError(f"source.format of {known.name} is {known.format}, not {declared.format}")
         _agree(declared, known.facts)
+        if declared.unit != "record":
+            raise SpecError(
+                f"{known.name} does not say whose records are whose, so its unit is record, not {declared.unit}; a "
+                f"copy of it that does is a folder"
+            )
         folder = catalogue.locate(known.name, data_dir)
         etags = {file.name: f"sha256:{file.sha256}" for file in known.files}
 
@@ -54,6 +59,19 @@ def open_source(declared: spec.Source, *, data_dir: Path) -> Source:
         return TableSource(folder, facts, declared.format, unit_column=declared.unit_column)
     labels_private = declared.labels.kind != "public"
     return ImageFolderSource(folder, facts, unit_pattern=declared.unit_pattern, labels_private=labels_private)
+
+
+def public_facts(declared: spec.Source) -> PublicFacts:
+    """Return what a spec says of its source, and the catalogue knows of it, wherever its files are.
+
+    Raises:
+        SpecError: as `open_source`.
+    """
+    known = catalogue.find(declared.url)
+    if known is None:
+        return _declared_facts(declared)
+    _agree(declared, known.facts)
+    return known.facts if declared.table is None else _of_table(declared, known.facts)
 
 
 def _of_table(declared: spec.Source, facts: PublicFacts) -> PublicFacts:

@@ -79,16 +79,16 @@ class TableSource:
         path = self._find(split)
         units = () if self._unit_column is None else (self._unit_column,)
         wanted = (*self._table.source_columns, *units)
-        rows = _parquet_rows(path, wanted) if self._format == "parquet" else _csv_rows(path, wanted)
+        rows = _parquet_rows(path, wanted, units) if self._format == "parquet" else _csv_rows(path, wanted)
         for number, cells in enumerate(rows):
             key = f"{split}-{number:06d}"
             unit = key if self._unit_column is None else _unit(cells, number, path, self._unit_column)
             yield self._record(key, unit, number, cells, rejects)
 
-    def _record(self, key: str, unit: str, number: int, cells: Cells, rejects: Rejects) -> Record:
+    def _record(self, key: str, unit: str, number: int, cells: Cells | None, rejects: Rejects) -> Record:
         columns, classes = len(self._table.columns), self._facts.classes
         label = stand_in_label(number, len(classes))
-        if len(cells) <= columns:
+        if cells is None:
             rejects(key, "another number of cells than the header")
             return Record(key=key, unit=unit, label=label, image=None)
         try:
@@ -100,22 +100,32 @@ class TableSource:
         return Record(key=key, unit=unit, label=label, image=vector.reshape(self._facts.shape))
 
     def _find(self, split: str) -> Path:
-        for ending in _ENDINGS[self._format]:
-            path = self._folder / f"{split}{ending}"
-            if path.is_file() and not path.is_symlink():
-                return path
-        raise SourceError(f"{self._folder} has no {split}{_ENDINGS[self._format][0]}, the {split} split")
+        paths = [self._folder / f"{split}{ending}" for ending in _ENDINGS[self._format]]
+        found = [path for path in paths if path.is_file() and not path.is_symlink()]
+        if not found:
+            raise SourceError(f"{self._folder} has no {paths[0].name}, the {split} split")
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            raise SourceError(
+                f"{self._folder} has {names}: a split is one file. Next: remove the one that is not meant"
+            )
+        return found[0]
 
 
-def _unit(cells: Cells, number: int, path: Path, column: str) -> str:
-    text = "" if not cells or cells[-1] is None else str(cells[-1]).strip()
+def _unit(cells: Cells | None, number: int, path: Path, column: str) -> str:
+    if cells is None:  # its cells may have moved: what stands in that column may be another one's id
+        raise SourceError(
+            f"row {number:,} of {path.name} has another number of cells than the header, so whose it is, by column "
+            f"{column}, is not known: nothing was charged. Next: mend the file"
+        )
+    text = "" if cells[-1] is None else str(cells[-1]).strip()
     if not text:
         raise SourceError(f"row {number:,} of {path.name} has no unit in column {column}: every row is somebody's")
     return text
 
 
-def _csv_rows(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
-    """The wanted cells of each row, as text; of a row with another number of cells than the header, none."""
+def _csv_rows(path: Path, wanted: Sequence[str]) -> Iterator[Cells | None]:
+    """The wanted cells of each row, as text; None for a row with another number of cells than the header."""
     with ExitStack() as stack:
         try:
             opened = gzip.open if path.suffix == ".gz" else open
@@ -125,15 +135,13 @@ def _csv_rows(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
             places = [_place(name, header, path) for name in wanted]
             for row in lines:
                 if row:  # a blank line is no row
-                    yield [row[place] for place in places] if len(row) == len(header) else _short(row, places)
+                    yield [row[place] for place in places] if len(row) == len(header) else None
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-            raise SourceError(f"{path.name} cannot be read as CSV: {' '.join(str(error).split())}") from error
-
-
-def _short(row: Sequence[str], places: Sequence[int]) -> Cells:
-    """What there is of a row of another length: its unit's id, if it has one, so that it stays that unit's reject."""
-    last = places[-1]
-    return [row[last]] if last < len(row) else []
+            reason = " ".join(str(error).split())
+            raise SourceError(
+                f"{path.name} cannot be read as CSV: {reason}; nothing was charged. Next: mend the file: "
+                f"UTF-8 text with a header line, commas and double quotes"
+            ) from error
 
 
 def _place(name: str, header: Sequence[str], path: Path) -> int:
@@ -141,19 +149,32 @@ def _place(name: str, header: Sequence[str], path: Path) -> int:
     if len(found) != 1:
         raise SourceError(
             f"{path.name} has {len(found) or 'no'} columns named {name!r}: each declared column must be there once; "
-            f"nothing was charged. Next: correct source.table, or the file"
+            f"nothing was charged. Next: correct the spec's source, or the file"
         )
     return found[0]
 
 
-def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
+def _parquet_rows(path: Path, wanted: Sequence[str], units: Sequence[str]) -> Iterator[Cells]:
     try:
         with pq.ParquetFile(path) as file:
             header = file.schema_arrow.names
             for name in wanted:
                 _place(name, header, path)
+            for name in units:
+                _check_ids(name, file.schema_arrow.field(name).type, path)
             for block in file.iter_batches(batch_size=_BLOCK, columns=list(wanted)):
                 columns = [block.column(name).to_pylist() for name in wanted]
                 yield from zip(*columns, strict=True)
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path.name} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:  # the last two: no text, no such day
+        reason = " ".join(str(error).split())
+        raise SourceError(f"{path.name} cannot be read as Parquet: {reason}; nothing was charged") from error
+
+
+def _check_ids(name: str, kind: pa.DataType, path: Path) -> None:
+    """Refuse ids that a reader of the file may have changed: whole numbers with a gap become 7.0, and the gap a NaN."""
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_integer(values) or pa.types.is_string(values) or pa.types.is_large_string(values)):
+        raise SourceError(
+            f"column {name} of {path.name} is of type {kind}: ids of units are text or integers, the same in both "
+            f"splits; nothing was charged. Next: write them so"
+        )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cadp.cinn.architecture import Coupled, Couplings, Whitening
 from cadp.cinn.dp_sgd.plan import SgdPlan
+from cadp.errors import PrivacyError
 from cadp.privacy.accountant import curve
 from cadp.privacy.audit.descended import StepAudit
 from cadp.privacy.audit.stepped import Coins, Contents, StepPath, Taken
@@ -24,7 +25,7 @@ _SMALL = Coupled(Whitening((2, 2, 1), 2, 2, 4, 1), Couplings(1, 4))
 _SMALL_RATE = 0.5
 _OTHERS = 5
 _PERTURBED = 0.1  # of weights, so that no layer is the zero that a fresh one is
-_IN_A_ROW = 3
+_IN_A_ROW = 4
 _GRID = 64
 _LENGTHS = (0.1, 3.0, 1e4)
 
@@ -71,8 +72,8 @@ def step_path(plan: SgdPlan, private_labels: bool = False) -> StepPath:
         steps=plan.steps,
         others=_OTHERS,
         pairs=_pairs(direction, classes if private_labels else 1),
-        take=lambda contents, coins, answer: _take(short, [*others, contents], coins, answer),
-        answers=lambda contents: _answers(replace(plan, steps=_IN_A_ROW), [*others, contents]),
+        take=lambda contents, coins, answer: _steps(short, [*others, contents], coins, answer)[0],
+        row=lambda contents, answer: _steps(replace(plan, steps=_IN_A_ROW), [*others, contents], None, answer),
     )
 
 
@@ -102,25 +103,30 @@ def _pairs(direction: NDArray[np.float64], classes: int) -> dict[str, tuple[Cont
     return pairs
 
 
-def _take(plan: SgdPlan, units: list[Contents], coins: Coins | None, answer: NDArray[np.float32] | None) -> Taken:
+def _steps(
+    plan: SgdPlan, units: list[Contents], coins: Coins | None, answer: NDArray[np.float32] | None
+) -> list[Taken]:
+    """Take the steps of a plan; every one with the same coins and answer, where these are dictated."""
     import torch  # noqa: PLC0415  (torch only where a step runs)
 
     from cadp.cinn.dp_sgd import sample, training  # noqa: PLC0415
 
-    asked: list[tuple[tuple[Any, ...], Any, tuple[Draw, ...]]] = []
+    asked: list[tuple[tuple[Any, ...], Any, tuple[Draw, ...], list[Draw]]] = []
     thrown: list[Draw] = []
 
     def noisy_mean(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(sums: Any, of: SgdPlan) -> Any:  # noqa: ANN401 (the step's own)
-            copies = tuple(layer.copy() for layer in sums)
+            copies, drawn = tuple(layer.copy() for layer in sums), tuple[Draw, ...]()
             if answer is None:
                 with watched((training, "discrete_gaussian")) as draws:
                     out = real(sums, of)
-                asked.append((copies, out, tuple(draws)))
-                return out
-            dictated = answer if len(answer) else np.zeros(sum(layer.size for layer in sums), dtype=np.float32)
-            asked.append((copies, torch.from_numpy(dictated.copy()), ()))
-            return asked[-1][1].clone()
+                drawn = tuple(draws)
+            else:
+                size = sum(layer.size for layer in sums)
+                out = torch.from_numpy(answer.copy() if len(answer) else np.zeros(size, dtype=np.float32))
+            asked.append((copies, out.clone(), drawn, thrown[:]))
+            thrown.clear()
+            return out
 
         return call
 
@@ -136,29 +142,11 @@ def _take(plan: SgdPlan, units: list[Contents], coins: Coins | None, answer: NDA
         stack.enter_context(replaced(((training, "noisy_mean"),), noisy_mean))
         stack.enter_context(replaced(((sample, "bernoulli_exact"),), bernoulli))
         flow = training.train_couplings(_flow(plan), _records(units), plan, Silent())
-    ((sums, out, noise),) = asked
+    if len(asked) != plan.steps:
+        raise PrivacyError(f"{len(asked)} answers of {plan.steps} steps")
+    asked[-1][3].extend(thrown)  # coins behind the last sum are still coins
     model = b"".join(tensor.numpy().tobytes() for tensor in flow.state_dict().values())
-    return Taken(tuple(thrown), sums, noise, out.numpy().copy(), model)
-
-
-def _answers(plan: SgdPlan, units: list[Contents]) -> list[NDArray[np.float32]]:
-    from cadp.cinn.dp_sgd import training  # noqa: PLC0415
-
-    seen: list[NDArray[np.float32]] = []
-
-    def noisy_mean(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(sums: Any, of: SgdPlan) -> Any:  # noqa: ANN401
-            out = real(sums, of)
-            seen.append(out.numpy().copy())
-            return out
-
-        return call
-
-    with replaced(((training, "noisy_mean"),), noisy_mean):
-        training.train_couplings(_flow(plan), _records(units), plan, Silent())
-    if len(seen) != plan.steps:
-        raise RuntimeError(f"{len(seen)} answers of {plan.steps} steps")
-    return seen
+    return [Taken(tuple(tossed), sums, noise, out.numpy(), model) for sums, out, noise, tossed in asked]
 
 
 def _flow(plan: SgdPlan) -> Any:  # noqa: ANN401  (a ConditionalFlow, which torch-free code cannot name)

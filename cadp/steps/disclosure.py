@@ -20,6 +20,7 @@ from cadp.publish.facts import GateFigures, ReleaseFacts
 from cadp.sources import catalogue
 from cadp.steps.audit import audit_bytes
 from cadp.steps.job import Job
+from cadp.steps.model_charge import model_key
 from cadp.steps.shard import TRAIN, read_facts
 from cadp.steps.stamps import stamp_of
 
@@ -145,11 +146,15 @@ def _left_out(job: Job) -> list[str]:
 
 
 def _declared_models(job: Job) -> list[str]:
-    """Models that were trained elsewhere, on data that the spec declares public."""
-    loaded, start, said = job.plan.loaded, job.plan.start, "declared public, not verified"
+    """Models that were trained elsewhere: on data declared public by the spec, or at a cost that is their own word."""
+    loaded, said = job.plan.loaded, "declared public, not verified"
     if loaded is not None and loaded.cost is None:
         return [f"the model that records are decoded through, {said}: {loaded.origin}"]
-    return [] if start is None else [f"the weights that the training of couplings starts from, {said}: {start.origin}"]
+    start = loaded.started_from if loaded is not None else job.plan.start and job.plan.start.origin
+    told = [] if start is None else [f"the weights that the training of couplings starts from, {said}: {start}"]
+    if loaded is not None and _charge(job, "train").key == model_key(loaded.digest):
+        told.append("what the training of the model cost: it was not trained here, and its own record is believed")
+    return told
 
 
 def _population(job: Job, name: str, spent: Mapping[str, Any]) -> Population:

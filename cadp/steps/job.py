@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,7 +240,11 @@ def source_macs(secret: PopulationSecret, spec: ReleaseSpec, data_dir: Path) -> 
     The first is how it is bound today; the others are how earlier versions did: they named the format too, so that one
     folder that can be read in two formats could have had two budgets, and a catalogued dataset's folder by its path.
     """
-    names = addresses(spec.source.url, data_dir)
+    return address_macs(secret, addresses(spec.source.url, data_dir))
+
+
+def address_macs(secret: PopulationSecret, names: Sequence[str]) -> tuple[str, ...]:
+    """Return what a population with this secret may be bound by to a source of these addresses; see `source_macs`."""
     texts = (f"{before}{name}" for before in ("", *_FORMERLY) for name in names)
     return tuple(secret.mac("source", text.encode()).hex() for text in texts)
 

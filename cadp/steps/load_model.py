@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from cadp.cinn.checkpoint_record import read_checkpoint
 from cadp.cinn.loaded import LoadedModel, model_place
-from cadp.errors import CadpError, CheckpointRefused
-from cadp.ledger import Ledger
+from cadp.errors import CadpError, CheckpointRefused, SettingsError
+from cadp.ledger import Population
 from cadp.privacy.events import Event
 from cadp.privacy.seeded import stamped
 from cadp.reporter import Reporter
-from cadp.steps.job import Job
+from cadp.steps.job import Job, address_macs, known_secret
 from cadp.store import Store
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def prepare_loaded(job: Job, loaded: LoadedModel, reporter: Reporter) -> list[in
         CheckpointRefused: it may not be used; nothing is charged.
         BudgetExceeded: its event was never charged here, and does not fit.
     """
-    require_strangers(job.ledger, loaded)
+    require_strangers(job, loaded)
     bring_in(job.models, job.spec.model.load or loaded.digest)
     flow_of_loaded(job, loaded)
     if loaded.cost is None:
@@ -74,7 +74,7 @@ def prepare_start(job: Job) -> None:
     start, asked = job.plan.start, job.spec.model.train
     if start is None or asked is None or asked.couplings is None or asked.couplings.start is None:
         return
-    require_strangers(job.ledger, start)
+    require_strangers(job, start)
     bring_in(job.models, asked.couplings.start)
     public_flow(job, start)
 
@@ -123,7 +123,10 @@ def bring_in(models: Store, load: str) -> str:
 
     store, digest = model_place(models, load)
     if store is models:
-        return digest
+        folder, _, _ = load.rpartition("/")
+        if not folder or models.exists(f"{_tensors_of(models, digest)}.safetensors"):
+            return digest
+        store = Store.open(folder)  # whatever became of the tensors here, they may be there still
     record = read_checkpoint(store, digest)
     key, tensors = read_tensors(store, record)
     models.put(key, tensors)
@@ -131,15 +134,35 @@ def bring_in(models: Store, load: str) -> str:
     return digest
 
 
-def require_strangers(ledger: Ledger, loaded: LoadedModel) -> None:
-    """Refuse a model declared public whose record names people who have a budget in this very ledger.
+def require_strangers(job: Job, loaded: LoadedModel) -> None:
+    """Refuse a model declared public that was trained on people who have a budget in this very ledger.
+
+    It was if its record or its origin names them, or the address of their source.
 
     Raises:
         CheckpointRefused: what its release would cost them is neither stated nor charged.
     """
-    names = {population.name for population in ledger.populations()}
-    if loaded.cost is None and loaded.trained_on in names:
-        raise CheckpointRefused(
-            f"model {loaded.digest[:12]} was trained with DP on {loaded.trained_on}, whose budget is kept here: it is "
-            f"theirs to be charged, not public. Next: release {loaded.trained_on} through it, or train another"
-        )
+    if loaded.cost is not None:
+        return
+    for population in job.ledger.populations():
+        if loaded.trained_on == population.name or _is_source_of(population, loaded.source, job):
+            raise CheckpointRefused(
+                f"model {loaded.digest[:12]} was trained on {population.name}, whose budget is kept here: what it "
+                f"tells of them is theirs to be charged, so it is not public. Next: train another"
+            )
+
+
+def _is_source_of(population: Population, address: str | None, job: Job) -> bool:
+    """Whether a budget is bound to a source; of a population whose secret is not here nobody can tell."""
+    if address is None:
+        return False
+    try:
+        secret = known_secret(job.settings, population)
+    except SettingsError:
+        return False
+    return population.source_hmac in address_macs(secret, (address,))
+
+
+def _tensors_of(models: Store, digest: str) -> object:
+    tensors = read_checkpoint(models, digest)["tensors"]
+    return tensors.get("sha256") if isinstance(tensors, dict) else None

@@ -103,7 +103,8 @@ class ShardStep:
         facts, rejects = dict[str, SplitFacts](), list[dict[str, str]]()
         for split, expected in declared.items():
             counted = _Counted(source, split, len(job.plan.facts.classes), rejects)
-            with reporter.progress(f"read {split}", expected, "records") as advance:
+            whole = expected + (job.plan.facts.over_cap if split == TRAIN else 0)
+            with reporter.progress(f"read {split}", whole, "records") as advance:
                 items = _keyed(counted.records(advance), job)
                 for key in (_run_key(split), _run_key(split) + INDEX_SUFFIX):
                     job.private.delete(key)  # of an attempt that did not get to its end

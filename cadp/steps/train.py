@@ -89,6 +89,7 @@ def _privacy_record(job: Job, charge: Charge) -> dict[str, object]:
         "zero_out": job.part("train").zero_out.to_json(),
         "unit": job.spec.source.unit_text,
         "labels": "private" if job.plan.labels.private else "public",
+        **({} if job.plan.start is None else {"started_from": job.plan.start.origin}),
     }
 
 

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cadp.cinn.architecture import Architecture, architecture_from_json
+from cadp.cinn.architecture import Architecture, Conditions, architecture_from_json
+from cadp.cinn.multi_scale import multi_scale
 from cadp.errors import SourceError, SpecError
 from cadp.planned_model import plan_training
-from cadp.records import PIXELS
 from cadp.reporter import Reporter
 from cadp.settings import Settings
-from cadp.sources import open_source
+from cadp.sources import open_source, public_facts
 from cadp.sources.address import addresses
 from cadp.spec import canonical_json, load_spec
+from cadp.steps.scratch import own_scratch, sweep_scratch
+from cadp.steps.shard import TRAIN
 from cadp.steps.train_public_spec import PublicModel, load_public_model
 from cadp.store import Store
 
@@ -67,11 +69,14 @@ def train_public_model(path: Path, settings: Settings, reporter: Reporter, proce
     settings.make_private_folders()
     architecture = planned_architecture(spec, path.parent, settings)
     recipe = PublicRecipe(**spec.recipe.model_dump())
-    name = hashlib.sha256(canonical_json([spec.model_dump(mode="json"), architecture.to_json()])).hexdigest()
+    files = [file.to_json() for file in open_source(spec.source, data_dir=settings.data_dir).files()[TRAIN]]
+    # Anything else, or the same of files that were changed, is another training.
+    told = [spec.model_dump(mode="json"), architecture.to_json(), files]
+    name = hashlib.sha256(canonical_json(told)).hexdigest()
     course = settings.scratch.parent / "public-training" / f"{name[:32]}.safetensors"
     course.parent.mkdir(parents=True, exist_ok=True)
-    settings.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
+    sweep_scratch(settings.scratch)
+    with tempfile.TemporaryDirectory(dir=own_scratch(settings.scratch)) as folder:
         _decode(spec, settings, Path(folder), reporter)
         task = PublicTask(Path(folder), architecture, recipe, course)
         flow, fit = train_together(task, processes) if processes > 1 else train_alone(task, reporter)
@@ -90,17 +95,17 @@ def planned_architecture(spec: PublicModel, folder: Path, settings: Settings) ->
         SpecError: it names a release that trains nothing, or does not fit.
         CheckpointRefused: it is no architecture.
     """
-    asked = spec.architecture
+    asked, own = spec.architecture, open_source(spec.source, data_dir=settings.data_dir).facts
     if set(asked) == {"like"}:
         release = load_spec(folder / str(asked["like"]))
         if release.model.train is None:
             raise SpecError(f"architecture.like {asked['like']}: {release.release} loads its model")
-        facts = open_source(release.source, data_dir=settings.data_dir).facts
-        private = release.source.labels.kind != "public"
+        facts, private = public_facts(release.source), release.source.labels.kind != "public"
         architecture: Architecture = plan_training(release.model.train, release, facts, private).architecture
+    elif asked == {"multi_scale": True}:
+        architecture = multi_scale(own.shape, Conditions(len(own.classes)))
     else:
         architecture = architecture_from_json(json.loads(json.dumps(asked)))
-    own = open_source(spec.source, data_dir=settings.data_dir).facts
     if architecture.shape != own.shape or architecture.classes < len(own.classes):
         raise SpecError(
             f"architecture {architecture.shape} of {architecture.classes} classes does not fit the source's records, "
@@ -120,11 +125,11 @@ def _decode(spec: PublicModel, settings: Settings, folder: Path, reporter: Repor
     source = open_source(spec.source, data_dir=settings.data_dir)
     facts, chosen = source.facts, in_subset(spec.name, spec.fraction)
     images = np.lib.format.open_memmap(
-        folder / "all.npy", mode="w+", dtype=PIXELS, shape=(facts.records + facts.over_cap, *facts.shape)
+        folder / "all.npy", mode="w+", dtype=facts.kind, shape=(facts.records + facts.over_cap, *facts.shape)
     )
     labels: list[int] = []
-    with reporter.progress("decode", len(images), "images") as advance:
-        for record in source.records("train", lambda key, reason: None):
+    with reporter.progress("decode", len(images), "images" if facts.table is None else "rows") as advance:
+        for record in source.records(TRAIN, lambda key, reason: None):
             advance(1)
             if record.image is None or not chosen(record.unit):
                 continue

@@ -1,7 +1,13 @@
-"""One process, or several by torch DDP, over the same memory map of public records."""
+"""One process, or several by torch DDP, over the same memory map of public records.
+
+Of several none outlives another: where one dies, the rest are ended by the process that started them; where that one
+dies, by itself, each of them.
+"""
 
 import json
+import multiprocessing
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +16,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from cadp.cinn.architecture import Architecture
 from cadp.cinn.network import ConditionalFlow
 from cadp.cinn.public_state import course_bytes, read_course
 from cadp.cinn.public_training import PublicFit, PublicRecipe, PublicRecords, train_public
-from cadp.errors import CheckpointRefused
+from cadp.errors import CadpError, CheckpointRefused
 from cadp.reporter import ConsoleReporter, Reporter, Silent
 from cadp.spec import canonical_json
 
@@ -48,7 +54,7 @@ class PublicTask:
 
     def keep(self, course: "PublicCourse") -> None:
         """Put a course in the place of the one before it, whole or not at all."""
-        beside = self.course.with_suffix(".part")
+        beside = self.course.with_suffix(f".{os.getpid()}.part")
         beside.write_bytes(course_bytes(course, self.text))
         beside.replace(self.course)
 
@@ -67,8 +73,17 @@ def train_together(task: PublicTask, processes: int) -> tuple[ConditionalFlow, P
 
     Raises:
         CheckpointRefused: the network does not invert.
+        CadpError: a process died; the others were ended.
     """
-    spawn(_work, (processes, task), nprocs=processes)  # type: ignore[no-untyped-call]
+    try:
+        spawn(_work, (processes, task), nprocs=processes)  # type: ignore[no-untyped-call]
+    except ProcessException as error:
+        # Of a worker's own exception the last line says what it was.
+        why = str(error).strip().splitlines()[-1]
+        raise CadpError(
+            f"process {error.error_index} of {processes} of the training died: {why}. Next: the same command again; it "
+            f"goes on after the last whole epoch"
+        ) from error
     done = json.loads((task.folder / "fit.json").read_text())
     if "refused" in done:
         raise CheckpointRefused(done["refused"])
@@ -78,6 +93,7 @@ def train_together(task: PublicTask, processes: int) -> tuple[ConditionalFlow, P
 
 
 def _work(rank: int, size: int, task: PublicTask) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     gpus = torch.cuda.is_available() and torch.cuda.device_count() >= size
     device = torch.device("cuda", rank) if gpus else torch.device("cpu")
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
@@ -97,6 +113,14 @@ def _work(rank: int, size: int, task: PublicTask) -> None:
     if rank == 0:
         (task.folder / "fit.json").write_text(json.dumps(done))
     distributed.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent is gone, however it went: nobody else would, and it would train for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train(

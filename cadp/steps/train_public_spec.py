@@ -3,7 +3,7 @@
 name: drawings
 provenance: drawn by the authors, released under CC0 with this repository
 source: {format: idx, url: drawings, unit: record, why: nobody is behind a drawing, labels: public, …}
-architecture: {like: release.yaml}     # what that release plans; or {kind: convolutional, …}
+architecture: {like: release.yaml}     # what that release plans; or {multi_scale: true}, or {kind: convolutional, …}
 fraction: 1.0                          # of the units, by a hash of their ids
 recipe: {epochs: 50, batch: 128}
 """
@@ -43,7 +43,7 @@ class PublicModel(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
     provenance: Words = Field(min_length=8, description="where the data comes from and why it is public, in words")
     source: Source
-    architecture: dict[str, Any] = Field(description="{like: release.yaml}, or an architecture with its kind")
+    architecture: dict[str, Any] = Field(description="like, multi_scale, or an architecture with its kind")
     fraction: float = Field(default=1.0, gt=0, le=1, description="of the units, by a hash of their ids; public")
     recipe: Recipe = Recipe()
 

@@ -5,8 +5,6 @@ or charged already. What is published of it is stripped of run ids, times and pa
 """
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from cadp.columns import Table
 from cadp.utility.expectations_form import expect
 from cadp.utility.expectations_page import render_page
 from cadp.utility.expectations_rows import on_rows
+from cadp.utility.expectations_run import run_suite
 from cadp.utility.released_frame import COLUMNS
 from cadp.utility.released_rows import looked_at
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-_EXAMPLES = 5
 # Noise makes equal or constant images all but impossible; a decoder that is stuck or saturated makes many of them.
 _MOSTLY = 0.99
 _COLUMN_KWARGS = frozenset({"column", "column_A", "column_B", "or_equal"})
@@ -88,7 +86,7 @@ def check_release(
         suites.append(("gate", _gate_frame(gate), _on_gate(), "n"))
     configured, results = list[dict[str, Any]](), list[dict[str, Any]]()
     for name, data, expectations, index in suites:
-        suite, found = _run(name, data, expectations, index)
+        suite, found = run_suite(name, data, expectations, index)
         configured.append(suite)
         results.extend({"suite": name, **one} for one in found)
     failures = tuple(_sentence(one) for one in results if not one["success"])
@@ -219,61 +217,6 @@ def _gate_frame(gate: Mapping[str, Any]) -> "pd.DataFrame":
     import pandas as pd  # noqa: PLC0415  (part of the `release` extra)
 
     return pd.DataFrame([{key: gate[key] for key in ("noisy_correct", "needed", "n", "epsilon")}])
-
-
-def _run(
-    name: str, data: "pd.DataFrame", expectations: list[dict[str, Any]], index: str | None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One suite on one frame: the suite without ids, and its results in the suite's order.
-
-    `index` is a column whose value belongs beside every example of a row that breaks an expectation.
-    """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it is read at import, which takes seconds: hence here
-    import great_expectations as gx  # noqa: PLC0415
-    from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration  # noqa: PLC0415
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    asset = context.data_sources.add_pandas("release").add_dataframe_asset(name)
-    suite = context.suites.add(gx.ExpectationSuite(name=name))
-    for expectation in expectations:
-        suite.add_expectation_configuration(ExpectationConfiguration(**expectation))
-    suite.save()
-    definition = gx.ValidationDefinition(name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite)
-    context.validation_definitions.add(definition)
-    wanted: dict[str, Any] = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
-    if index is not None:
-        wanted["unexpected_index_column_names"] = [index]
-    verdict = definition.run(batch_parameters={"dataframe": data}, result_format=wanted)
-    results: list[Any] = [result.to_json_dict() for result in verdict.results]
-    found = {result["expectation_config"]["meta"]["name"]: result for result in results}
-    plain = {"name": name, "expectations": expectations, "meta": {"great_expectations_version": gx.__version__}}
-    return plain, [_observed(expectation, found[expectation["meta"]["name"]]) for expectation in expectations]
-
-
-def _observed(expectation: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """What is worth publishing of one result."""
-    observed = {
-        key: result["result"][key]
-        for key in ("observed_value", "element_count", "unexpected_count", "unexpected_percent", "missing_count")
-        if result["result"].get(key) is not None
-    }
-    if result["result"].get("unexpected_count"):
-        rows = result["result"].get("partial_unexpected_index_list") or [None]
-        named = isinstance(rows[0], dict)
-        observed["examples"] = rows if named else result["result"]["partial_unexpected_list"]
-    if error := _error(result["exception_info"]):
-        observed["error"] = error
-    return {**expectation, "success": bool(result["success"]), "observed": observed}
-
-
-def _error(info: dict[str, Any]) -> str | None:
-    """The first message of GX's exception records: one record, or one a metric; their traces hold paths."""
-    for one in (info, *(value for value in info.values() if isinstance(value, dict))):
-        if one.get("raised_exception"):
-            return re.sub(r"\s+", " ", str(one["exception_message"])).removeprefix("Error: ")
-    return None
 
 
 def _sentence(result: dict[str, Any]) -> str:

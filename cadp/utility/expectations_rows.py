@@ -5,10 +5,13 @@ from typing import Any
 from cadp.columns import Column, Table
 from cadp.utility.expectations_form import expect
 
+# A number of few values, as a rare yes written as 1, may honestly come out the same in every row.
+_MANY = 100
+
 
 def on_rows(table: Table) -> list[dict[str, Any]]:
-    """Every column is within its declared bounds or levels, and no number is the same everywhere."""
-    numbers = [column for column in table.columns if column.levels is None]
+    """Every column is within its declared bounds or levels, and no number of many values is the same everywhere."""
+    numbers = [column for column in table.columns if column.levels is None and _values(column) >= _MANY]
     return [*(_within(column) for column in table.columns), *(_not_constant(column) for column in numbers)]
 
 
@@ -26,3 +29,9 @@ def _not_constant(column: Column) -> dict[str, Any]:
     """A decoder that is stuck or saturated makes columns of one value."""
     name, says = f"not-constant: {column.name}", f"{column.name} has more than one value"
     return expect(name, says, "column_unique_value_count_to_be_between", f"column:{column.name}", min_value=2)
+
+
+def _values(column: Column) -> float:
+    """How many values a released number may have."""
+    low, high = column.released_interval
+    return (high - low) * 10.0**column.digits + 1

@@ -11,12 +11,15 @@ LABELS = Conditions(3)
 ALL_CONDITIONS = Conditions(3, attributes=2, bounds=((0.0, 100.0), (-1.0, 1.0)))
 SMALL = Whitening((4, 4, 2), 3, 3, 5, 4)
 MIXED = Whitening((4, 4, 2), 3, 3, 5, 4, components=7)
+TONED = Whitening((4, 4, 2), 3, 3, 5, 4, components=3, tones=8)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "whitening": SMALL,
     "whitening, mixture": MIXED,
+    "whitening, mixture, tones": TONED,
     "whitening then glow": Coupled(SMALL, Couplings(3, 8)),
     "whitening, mixture, then glow": Coupled(MIXED, Couplings(3, 8)),
+    "whitening, mixture, tones, then glow": Coupled(TONED, Couplings(3, 8)),
     "whitening then gin, rotated": Coupled(SMALL, Couplings(2, 8, coupling="gin", mixing="orthogonal")),
     "table, glow": Dense(7, LABELS, Couplings(3, 8), content=3),
     "table, gin, no condition": Dense(6, Conditions(1), Couplings(3, 8, hidden=1, coupling="gin"), content=6),

@@ -37,7 +37,15 @@ def test_a_row_has_an_entry_a_number_and_one_a_level_but_the_first() -> None:
         pytest.param({**KIND, "levels": ["a", "a"]}, "repeat", id="a level twice"),
         pytest.param({**KIND, "levels": ["a"]}, "at least 2 items", id="one level"),
         pytest.param({**KIND, "levels": ["a", ""]}, "pattern", id="an empty level"),
-        pytest.param({**KIND, "levels": [1, 2]}, "valid string", id="levels that are numbers"),
+        pytest.param({**KIND, "levels": [1, 2]}, "put it in quotes", id="levels that are numbers"),
+        pytest.param({**KIND, "levels": [True, "no"]}, "put it in quotes", id="a level that is a truth value"),
+        pytest.param({**KIND, "levels": ["a", " b"]}, "begins or ends with a space", id="a level no cell can have"),
+        pytest.param({**KIND, "levels": [*map(str, range(256))]}, "at most 255", id="more levels than trees take"),
+        pytest.param({"name": "x", "bounds": [0, 1e-12]}, "another unit", id="numbers too small for nine decimals"),
+        pytest.param(
+            {"name": "x", "bounds": [0.05, 9], "scale": "log", "decimals": 0}, "has no logarithm", id="rounded to zero"
+        ),
+        pytest.param({"name": "x", "bounds": [1234567, 1234566]}, "1234567 is not below 1234566", id="large bounds"),
         pytest.param({**KIND, "decimals": 2}, "are of numbers", id="decimals of a category"),
         pytest.param({**AGE, "unit": "years"}, "Extra inputs", id="an unknown setting"),
         pytest.param({**AGE, "name": "a.b"}, "pattern", id="a name with a dot"),

@@ -18,6 +18,7 @@ from cadp.privacy.plain_words import nats
 from cadp.publish.claim import claim
 from cadp.publish.documents import finish
 from cadp.publish.facts import ReleaseFacts
+from cadp.publish.page import page
 from cadp.publish.sample import read_sample
 from cadp.publish.sheet import contact_sheet
 from cadp.publish.sign import Signer
@@ -185,6 +186,18 @@ def test_the_page_is_escaped_and_ordered(release: Path, facts: ReleaseFacts) -> 
     assert 'name="viewport"' in text
     for figure in ("0.812", "0.75", "0.20"):
         assert figure in text
+
+
+@pytest.mark.parametrize(("threshold", "apart"), [(0.25, True), (0.9, False)], ids=["near chance", "far from it"])
+def test_the_words_of_threshold_and_chance_do_not_meet(
+    records: list[Released], facts: ReleaseFacts, threshold: float, apart: bool
+) -> None:
+    assert facts.accuracy is not None
+    close = replace(facts, accuracy={**facts.accuracy, "threshold": threshold})
+    text = page(close, [], records, "00").decode()
+    heights = re.findall(r'class="note[^>]* y="(\d+)"', text)
+    assert len(heights) == 2
+    assert (heights[0] != heights[1]) is apart
 
 
 def test_without_a_gate_no_accuracy_is_claimed(records: list[Released], signer: Signer, tmp_path: Path) -> None:

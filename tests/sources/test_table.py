@@ -109,6 +109,73 @@ def test_a_column_names_the_unit(folder: Path) -> None:
         read(opened(folder, **units))
 
 
+@pytest.mark.parametrize("line", ["a,yes,s,30", "p1,,a,yes,s,30", "p1"], ids=["short", "long", "one cell"])
+def test_a_row_of_another_length_is_nobodys(folder: Path, line: str) -> None:
+    """Its cells may have moved: whatever stands in the column of units may be another one's id, and cost them."""
+    (folder / "train.csv").write_text("\n".join([HEADER, *LINES[:2], line]) + "\n")
+    with pytest.raises(SourceError, match="row 2 of train.csv has another number of cells than the header, so whose"):
+        read(opened(folder, unit="person", unit_column="person", units=3, holdout_units=1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        pytest.param([7, 7, 8, 9], pa.int32(), id="integers"),
+        pytest.param(["7", "7", "8", "9"], pa.large_string(), id="text"),
+        pytest.param(["7", "7", "8", "9"], pa.dictionary(pa.int8(), pa.string()), id="a dictionary"),
+        pytest.param([7.0, 7.0, 8.0, None], pa.float64(), id="numbers with a gap"),
+        pytest.param([True, True, False, False], pa.bool_(), id="truth values"),
+    ],
+)
+def test_ids_in_parquet_are_text_or_integers(folder: Path, ids: list[Any], kind: pa.DataType) -> None:
+    """Pandas writes integers with a gap as 7.0, and the gap as a NaN: two splits would disagree on who is who."""
+    columns = {"person": pa.array(ids, kind), "kind": ["a"] * 4, "y": ["yes"] * 4, "age": [1, 2, 3, 4]}
+    pq.write_table(pa.table(columns), folder / "train.parquet")
+    source = opened(folder, format="parquet", unit="person", unit_column="person", units=3, holdout_units=1)
+    if pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        with pytest.raises(SourceError, match="ids of units are text or integers"):
+            read(source)
+    else:
+        assert [record.unit for record in read(source)[0]] == ["7", "7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pytest.param(pa.array([b"\xff", b"a"]).view(pa.string()), id="no text"),
+        pytest.param(pa.array([2**62, 0]).cast(pa.int64()).view(pa.timestamp("us")), id="no such day"),
+    ],
+)
+def test_cells_of_parquet_that_nothing_reads(folder: Path, cells: pa.Array) -> None:
+    pq.write_table(pa.table({"kind": cells, "y": ["yes"] * 2, "age": [1, 2]}), folder / "train.parquet")
+    with pytest.raises(SourceError, match="cannot be read as Parquet"):
+        read(opened(folder, format="parquet"))
+
+
+def test_two_files_of_one_split(folder: Path) -> None:
+    (folder / "train.csv.gz").write_bytes(gzip.compress((folder / "train.csv").read_bytes()))
+    with pytest.raises(SourceError, match=r"train\.csv and train\.csv\.gz: a split is one file"):
+        opened(folder).files()
+
+
+def test_quotes_hold_commas_lines_and_quotes(folder: Path) -> None:
+    levels = ["north, upper", 'the "old" one', "süd"]
+    columns = [{"name": "Größe", "bounds": [120, 220], "decimals": 1}, {"name": "Ort", "levels": levels}]
+    table = {"columns": columns, "label": {"column": "y"}, "outside": "reject"}
+    lines = [
+        '"a, note\nof two lines",170.3,"north, upper",yes',
+        '"",171,"the ""old"" one",no',
+        "x, 172.5 , süd ,yes",
+        "x,1_7_0,süd,no",
+    ]
+    (folder / "train.csv").write_text("\ufeff" + "\r\n".join(["note,Größe,Ort,y", *lines]), encoding="utf-8")
+    records, rejects = read(opened(folder, table=table))
+    found = [row_values(Table.model_validate(table), r.image.ravel()) for r in records if r.image is not None]
+    expected = [{"Größe": x, "Ort": y} for x, y in zip((170.3, 171.0, 172.5), levels, strict=True)]
+    assert found == expected
+    assert rejects == {"train-000003": "Größe: '1_7_0' is no number"}
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -117,6 +184,7 @@ def test_a_column_names_the_unit(folder: Path) -> None:
         pytest.param("p,a,yes,s,thirty", "no number", id="a word"),
         pytest.param("p,c,yes,s,30", "none of its 2 levels", id="a level"),
         pytest.param("p,a,maybe,s,30", "none of the 2 classes", id="a class"),
+        pytest.param("p,a,unsure,s,30", "none of the 2 classes", id="another class"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_rejected_and_kept(folder: Path, line: str, reason: str) -> None:
@@ -180,6 +248,7 @@ def test_a_link_is_no_file_of_the_source(folder: Path, tmp_path: Path) -> None:
         pytest.param({"table": None}, "needs table and classes", id="no table"),
         pytest.param({"classes": None}, "needs table and classes", id="no classes"),
         pytest.param({"shape": [1, 1, 3]}, "leave shape out", id="a shape"),
+        pytest.param({"classes": ["no", "yes "]}, "without spaces around", id="a class no cell can have"),
         pytest.param({"format": "idx"}, "table is for formats csv and parquet", id="a table of images"),
         pytest.param({"unit": "person", "units": 3, "holdout_units": 1}, "needs unit_column", id="whose rows"),
         pytest.param({"unit_column": "person"}, "leave out unit_column", id="units of single records"),
@@ -213,6 +282,16 @@ def test_public_counts_must_be_declared(folder: Path) -> None:
         opened(folder, holdout_records=None)
 
 
+def test_the_units_of_a_known_table_are_its_rows(tmp_path: Path) -> None:
+    """It has no column of ids: rows of a patient would each be charged as somebody else's."""
+    fetch("diabetes", tmp_path, lambda line: None)
+    example = spec.load_spec(Path(__file__).parents[2] / "docs" / "examples" / "diabetes.yaml").source
+    units = {"unit": "patient", "unit_column": "id", "units": 9, "holdout_units": 9, "max_records_per_unit": 99}
+    by_patient = spec.Source.model_validate({**example.model_dump(exclude_none=True, by_alias=True), **units})
+    with pytest.raises(SpecError, match="does not say whose records are whose, so its unit is record, not patient"):
+        open_source(by_patient, data_dir=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["breast-cancer", "diabetes"])
 def test_the_tables_of_scikit_learn_are_pinned(name: str, tmp_path: Path) -> None:
     folder = fetch(name, tmp_path, lambda line: None)
@@ -230,7 +309,7 @@ def test_the_tables_of_scikit_learn_are_pinned(name: str, tmp_path: Path) -> Non
 
 
 def test_the_example_clamps_nothing() -> None:
-    """Its bounds were rounded outwards from the documented ones; `outside: reject` would reject no row either."""
+    """Its bounds are the documented ranges, rounded outwards: `outside: reject` would reject no row either."""
     from cadp.sources import scikit_learn
 
     header, rows = scikit_learn._breast_cancer()

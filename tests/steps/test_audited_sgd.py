@@ -127,6 +127,20 @@ def records_apart(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def coins_once(patch: pytest.MonkeyPatch) -> None:
+    """Coins are thrown for every step, and those of the first say who is drawn in all of them."""
+    honest, kept = training.private_sums, dict[int, Any]()
+
+    def private_sums(stack: Any, records: Any, plan: SgdPlan) -> Any:
+        drawn = training.poisson_sample(plan.sampling_rate, records.units)
+        first = kept.setdefault(id(records), (records, drawn))[1]
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(training, "poisson_sample", lambda rate, units: first)
+            return honest(stack, records, plan)
+
+    patch.setattr(training, "private_sums", private_sums)
+
+
 def the_sum_leaks(patch: pytest.MonkeyPatch) -> None:
     """The optimizer looks at the sum behind its noise."""
     mean, update = training.noisy_mean, training._update
@@ -163,6 +177,7 @@ MUTANTS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     drawn_more_often,
     a_shuffled_batch,
     records_apart,
+    coins_once,
     the_sum_leaks,
     charged_for_less,
 )

@@ -14,7 +14,7 @@ from cadp.cinn.loaded import zero_out_of
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import BudgetExceeded, CadpError, CheckpointRefused, LedgerError, PrivacyError, SpecError
 from cadp.ledger import Ledger, State
-from cadp.privacy.accountant import RELATION, curve
+from cadp.privacy.accountant import curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event, GaussianEvent, SampledGaussianEvent
 from cadp.release import run_step
 from cadp.reporter import Silent
@@ -25,15 +25,13 @@ from cadp.steps.abandon import abandon_release
 from cadp.steps.accounts import verify_accounts
 from cadp.steps.audit import plan_subjects
 from cadp.steps.collect import collect
-from cadp.steps.job import Job
 from cadp.steps.model_charge import charge_model, find_model_charge, model_key
 from cadp.steps.privatize import PrivatizeStep
 from cadp.steps.shard import ShardStep
 from cadp.steps.train import TrainStep, load_model
 from cadp.store import Store
 from tests.small_release import Place, build
-
-EVENT = GaussianEvent(0.5)
+from tests.steps.loaded_release import EVENT, ask, models, record, spent, train
 
 
 @pytest.fixture(autouse=True)
@@ -54,34 +52,6 @@ def flow() -> ConditionalFlow:
 def opened(place: Place) -> Place:
     place.open_budget()
     return place
-
-
-def models(place: Place) -> Store:
-    return Store.open(place.settings.private_url).child("models")
-
-
-def record(**changes: object) -> dict[str, object]:
-    usual = {"relation": RELATION, "population": "shapes", "event": EVENT.to_json(), "unit": "record"}
-    return {name: value for name, value in {**usual, **changes}.items() if value is not None}
-
-
-def ask(place: Place, model: str, version: str = "1.0.0", name: str = "release.yaml") -> Place:
-    """Write another spec of the same population, which loads its model."""
-    text = place.spec.read_text().replace("{train: {epsilon: 30}}", model)
-    other = Place(place.folder, place.folder / name, place.settings)
-    other.spec.write_text(text.replace("version: 1.0.0", f"version: {version}"))
-    return other
-
-
-def spent(place: Place) -> float:
-    with Ledger.open(place.settings.ledger_url, Store.open(place.settings.anchors_url)) as ledger:
-        return ledger.budget("shapes").charged
-
-
-def train(place: Place) -> Job:
-    job = place.job()
-    run_step(TrainStep(), job, Silent())
-    return job
 
 
 def test_two_releases_of_a_model_from_elsewhere_pay_for_it_once(opened: Place, flow: ConditionalFlow) -> None:
@@ -114,9 +84,7 @@ def test_two_releases_of_a_model_from_elsewhere_pay_for_it_once(opened: Place, f
 
 
 @pytest.mark.slow
-def test_a_model_trained_here_is_loaded_for_nothing_and_stated_by_both(published: Place, tmp_path: Path) -> None:
-    place = published.copy(tmp_path / "place")
-    # The ledger notices that it was moved; a release of its own is made here instead.
+def test_a_model_trained_here_is_loaded_for_nothing_and_stated_by_both(tmp_path: Path) -> None:
     place = build(tmp_path / "own")
     place.open_budget()
     place.release()
@@ -132,6 +100,7 @@ def test_a_model_trained_here_is_loaded_for_nothing_and_stated_by_both(published
         trained["epsilon"],
     )
     assert loaded["parameters"]["kind"] == "loaded"
+    assert not any("believed" in fact for fact in both[1]["unprotected"])  # the ledger knows its training
     assert both[0]["loss"]["epsilon"] == pytest.approx(both[1]["loss"]["epsilon"], rel=1e-6)
     records = job.part("records").event
     assert spent(place) > before
@@ -188,6 +157,8 @@ REFUSED = {
     "of others, not declared": (record(population="visitors"), None, None, "visitors"),
     "its own people's, declared public": (record(), None, "why it is public", "cannot be declared public"),
     "of another unit": (record(unit="household"), None, None, "household"),
+    "of nobody knows whom": (record(unit=None), None, None, "does not say whom"),
+    "at no cost": (record(event=ComposedEvent(()).to_json()), None, None, "at no cost"),
 }
 
 

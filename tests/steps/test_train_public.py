@@ -1,24 +1,30 @@
 """Training on data declared public: killed and resumed, in several processes, and what its result may be used for."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cadp.cinn.architecture import Conditions, Convolutional, Coupled, Couplings, Scale
+from cadp.cinn.architecture import Conditions, Convolutional, Coupled, Couplings, Dense, Scale
 from cadp.cinn.checkpoint import load_flow, read_checkpoint
 from cadp.cinn.dp_sgd import plan as sgd_plan
 from cadp.cinn.dp_sgd import training as sgd
 from cadp.cinn.dp_sgd.start import stack_of
+from cadp.cinn.multi_scale import multi_scale
 from cadp.cinn.network import ConditionalFlow
-from cadp.errors import CheckpointRefused, SpecError
+from cadp.cinn.public_training import PublicRecords
+from cadp.errors import CadpError, CheckpointRefused, SpecError
 from cadp.release import run_step
 from cadp.reporter import Silent
 from cadp.steps.disclosure import _declared_models
@@ -128,6 +134,131 @@ def test_two_processes_train_what_one_does(place: Place, model: Path) -> None:
     assert together.fit.best == alone.fit.best
     one, other = state(place, alone.digest), state(place, together.digest)
     assert all(torch.allclose(one[name].double(), other[name].double(), atol=1e-2) for name in one)
+
+
+TOGETHER = """
+import signal, sys
+from pathlib import Path
+from cadp.reporter import Silent
+from cadp.settings import Settings
+from cadp.steps.train_public import train_public_model
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of whatever a shell script starts in the background
+    train_public_model(Path(sys.argv[2]), Settings.load({"CADP_HOME": sys.argv[1]}), Silent(), processes=2)
+"""
+
+
+def endless(place: Place, model: Path) -> Path:
+    """Let the training go on until it is killed; returns the folder of its course."""
+    text = model.read_text().replace("{like: release.yaml}", json.dumps(SMALL.to_json()))
+    model.write_text(text.replace("epochs: 4", "epochs: 10000").replace("patience: 4", "patience: 10000"))
+    return place.settings.scratch.parent / "public-training"
+
+
+def wait_for_an_epoch(folder: Path) -> None:
+    while not list(folder.glob("*.safetensors")):
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_one_that_started_it(place: Place, model: Path) -> None:
+    folder = endless(place, model)
+    script = place.folder / "together.py"
+    script.write_text(TOGETHER)
+    environ = {**place.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(script), str(place.settings.home), str(model)]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_an_epoch(folder)
+    process.kill()
+    process.communicate(timeout=60)  # whoever is left holds the other end of the pipe
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_in_one_line(place: Place, model: Path) -> None:
+    folder = endless(place, model)
+
+    def kill() -> None:
+        wait_for_an_epoch(folder)
+        victim = multiprocessing.active_children()[-1].pid
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(CadpError, match=r"process \d of 2 of the training died: .*SIGKILL\. Next: the same command"):
+        train_public_model(model, place.settings, Silent(), processes=2)
+    killer.join()
+    assert not multiprocessing.active_children()
+
+
+def test_a_changed_source_is_another_training(place: Place, model: Path) -> None:
+    endless(place, model)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(Silent):
+        def event(self, kind: str, message: str) -> None:
+            raise Stopped(kind)
+
+    environ = {**place.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", KILLED, str(place.settings.home), str(model)]
+    subprocess.run(command, env=environ, timeout=120, check=False)
+    with pytest.raises(Stopped, match="resumed"):
+        train_public_model(model, place.settings, Stopping())
+    images, _ = pictures(np.random.default_rng(8), 300)
+    write_idx(place.folder / "drawings" / "train-images-idx3-ubyte.gz", images)
+    model.write_text(model.read_text().replace("epochs: 10000", "epochs: 1"))
+    with pytest.raises(Stopped, match="trained"):
+        train_public_model(model, place.settings, Stopping())
+
+
+def test_a_network_of_several_scales_by_the_public_rule(place: Place, model: Path) -> None:
+    model.write_text(
+        model.read_text().replace("{like: release.yaml}", "{multi_scale: true}").replace("epochs: 4", "epochs: 1")
+    )
+    trained = train_public_model(model, place.settings, Silent())
+    record = read_checkpoint(Store.open(place.settings.private_url).child("models"), trained.digest)
+    assert record["architecture"] == multi_scale((12, 12, 1), Conditions(3)).to_json()
+
+
+def test_rows_of_a_table_are_read_whole(place: Place, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 16 bits of an entry: read as 8, a column that hardly varies varies over all its range."""
+    folder = place.folder / "table"
+    folder.mkdir()
+    lines = [f"{50 + number % 3},{number % 100},{'ab'[number % 2]}" for number in range(300)]
+    for split in ("train", "test"):
+        (folder / f"{split}.csv").write_text("\n".join(["narrow,wide,kind", *lines]) + "\n")
+    source = f"""  format: csv
+  url: {folder}
+  unit: record
+  why: nobody is behind a row
+  labels: public
+  records: 300
+  holdout_records: 300
+  classes: [a, b]
+  table:
+    label: {{column: kind}}
+    outside: clamp
+    columns: [{{name: narrow, bounds: [0, 100], decimals: 0}}, {{name: wide, bounds: [0, 100], decimals: 0}}]
+"""
+    network = Dense(2, Conditions(2), Couplings(1, 4), 2)
+    head = model.read_text().split("  format: idx")[0]
+    model.write_text(f"{head}{source}architecture: {json.dumps(network.to_json())}\nrecipe: {{epochs: 1}}\n")
+    seen: list[torch.Tensor] = []
+    honest = PublicRecords.rows
+
+    def rows(self: PublicRecords, *asked: Any) -> Any:
+        x, condition = honest(self, *asked)
+        seen.append(x)
+        return x, condition
+
+    monkeypatch.setattr(PublicRecords, "rows", rows)
+    train_public_model(model, place.settings, Silent())
+    narrow, wide = torch.cat(seen).T
+    assert (float(narrow.min()), float(narrow.max())) == pytest.approx((0.5, 0.52), abs=1e-4)
+    assert (float(wide.min()), float(wide.max())) == pytest.approx((0, 0.99), abs=1e-4)
 
 
 def test_the_command_and_what_its_model_may_be_used_for(place: Place, model: Path, cadp: Command) -> None:

@@ -4,12 +4,10 @@ Everything but `nearest` is post-processing of noisy answers. `nearest` is a fun
 answers: it works on integers, so that no rounding of a product can depend on the records beside it.
 """
 
-import hashlib
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from cadp.cinn.fit.public_draws import public_normals
 from cadp.cinn.fit.query import Query
 
 Array = NDArray[np.float64]
@@ -19,11 +17,7 @@ SPREAD = 0.8
 
 def starting_centres(classes: int, components: int, dims: int) -> Array:
     """`(classes, components, dims)` public draws from SHAKE-256, normal, of standard deviation `SPREAD`."""
-    size = classes * components * dims
-    words = np.frombuffer(hashlib.shake_256(f"cadp centres of {components}".encode()).digest(8 * size), dtype="<u8")
-    uniform = (words.astype(np.float64) + 0.5) * 2.0**-64
-    normal = torch.special.ndtri(torch.from_numpy(np.clip(uniform, 1e-18, 1 - 1e-16))).numpy()
-    return np.asarray(SPREAD * normal.reshape(classes, components, dims), dtype=np.float64)
+    return SPREAD * public_normals(f"cadp centres of {components}", (classes, components, dims))
 
 
 def on_lattice(centres: Array, query: Query, step: float) -> Array:

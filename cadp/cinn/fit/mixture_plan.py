@@ -12,6 +12,7 @@ CENTRES = 0.25  # of that, for Lloyd's iterations; the rest is for the covarianc
 EDGE = 1.2
 FEWEST, MOST = 3, 16
 RECORDS = 4  # a component, for each dimension of its covariance
+LEAST_RECORDS = 100  # a component: with fewer, chance alone makes clusters
 # The count beside a record's vector, as a fraction of the clip norm. The larger, the less noise on the number of a
 # component's records. Beside a vector it costs nothing under replace-one and 3 % under zero-out, beside an outer
 # product a quarter more noise.
@@ -24,12 +25,13 @@ def choose_components(mu: float, architecture: Whitening, units: int, records: i
 
     It is the largest number, up to `MOST`, for which the edge of the spectrum of the noise on the covariance of an
     average component is at most `EDGE` of the class's variance (Wigner: 2·noise·√k), which has at least `RECORDS`·k
-    records, and whose covariances a network may hold; fewer than `FEWEST` are not worth their part of the budget. Only
-    public sizes enter. A unit is taken for one record: that it may have `records` is no promise that it has.
+    records and `LEAST_RECORDS`, and whose covariances a network may hold; fewer than `FEWEST` are not worth their part
+    of the budget. Only public sizes enter. A unit is taken for one record: that it may have `records` is no promise
+    that it has.
     """
     k = architecture.content
     noise = records * (1 + COUNT_OUTER**2) * k / _mu_of_covariances(mu)
-    least = max(2 * math.sqrt(k) * noise / EDGE, RECORDS * k)
+    least = max(2 * math.sqrt(k) * noise / EDGE, RECORDS * k, LEAST_RECORDS)
     fitting = math.floor(units / architecture.classes / least)
     fitting = min(fitting, MOST, LIMIT_MIXTURE // (architecture.classes * k**2))
     return 0 if fitting < FEWEST else fitting

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cadp.cinn.fit import components as components_of
 from cadp.cinn.fit import contributions as add
-from cadp.cinn.fit import lloyd
+from cadp.cinn.fit import lloyd, tones
 from cadp.cinn.fit.estimate import class_factors, class_means, class_sizes, principal_axes, residual_stds
 from cadp.cinn.fit.plan import MomentsPlan, Query
 from cadp.cinn.layers.transforms import band_of_coefficients
@@ -37,7 +37,8 @@ def fit_moments(
 ) -> ConditionalFlow:
     """Fit a conditional flow to private records at the cost of `plan.event()`.
 
-    Reads the records three times, once more for every iteration of a mixture, and never holds more than a batch. Where
+    Reads the records three times, once more for every iteration of a mixture, for its covariances and for the tone
+    curve, and never holds more than a batch. Where
     labels are public, so are the counts: a rejected record counts in its class and contributes zero. Where they are
     private, the plan asks for noisy counts, which take the counts' place everywhere, and a rejected record contributes
     zero to them too.
@@ -96,6 +97,8 @@ class _Fit:
             self._fit_whitening_and_scales(stds)
             if self.plan.spread is not None:
                 self._fit_mixture(stds, self.plan.spread)
+            if self.plan.tones is not None:
+                self._fit_tones(self.plan.tones)
         return self.flow
 
     def _rows(self, label: str) -> Iterator[Rows]:
@@ -227,6 +230,18 @@ class _Fit:
         layer.log_diagonal.copy_(
             torch.from_numpy(np.log(np.diagonal(factor, axis1=2, axis2=3)).transpose(2, 0, 1).copy())
         )
+
+    def _fit_tones(self, query: Query) -> None:
+        """Sum histograms of values, and bend the model's own values to them."""
+        channels, knots = self.architecture.shape[2], self.architecture.tones
+        sums = np.zeros((channels, knots), dtype=np.int64)
+        for pixels, _, _, valid in self._rows(query.name):
+            sums += tones.histograms(pixels.numpy(), valid, channels, knots)
+        answer = with_noise(sums, query)
+        made = tones.simulated(self.flow, self.counts)
+        own = tones.histograms(made, np.ones(len(made), dtype=np.bool_), channels, knots)
+        rises = np.diff(tones.curve(answer, own), axis=1)
+        self.flow.tones.log_rise.copy_(torch.from_numpy(np.log(rises)))
 
     def _nearest(
         self, label: str, query: Query, near: NDArray[np.float64]

@@ -8,6 +8,8 @@ from cadp.cinn.architecture import Shape, Whitening
 from cadp.cinn.fit.contributions import check_total
 from cadp.cinn.fit.mixture_plan import choose_components, lloyd_queries, moments_share, spread_query
 from cadp.cinn.fit.query import Query
+from cadp.cinn.fit.tones_plan import SHARE as TONES_SHARE
+from cadp.cinn.fit.tones_plan import UNIT, choose_knots, tones_query
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import calibrate_gaussian, curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event
@@ -55,6 +57,7 @@ class MomentsPlan:
         counts: with private labels, the class counts; None where they are public.
         mixture: sums of the principal dimensions by class and component, a query an iteration; none without a mixture.
         spread: outer products of the whitened k dimensions by class and component; None without a mixture.
+        tones: histograms of every channel's values; None without a tone curve.
     """
 
     architecture: Whitening
@@ -67,6 +70,7 @@ class MomentsPlan:
     counts: Query | None = None
     mixture: tuple[Query, ...] = ()
     spread: Query | None = None
+    tones: Query | None = None
 
     @classmethod
     def calibrate(
@@ -96,7 +100,8 @@ class MomentsPlan:
             raise PrivacyError(f"training at ε = {epsilon} buys no answer at δ = {delta:.0e}: raise ε or δ")
         architecture = choose_architecture(epsilon, shape, classes, units)
         components = choose_components(mu, architecture, units, max_records_per_unit)
-        architecture = replace(architecture, components=components)
+        tones = choose_knots(mu, shape, units, max_records_per_unit)
+        architecture = replace(architecture, components=components, tones=tones)
         plan = cls.split(mu, architecture, units, max_records_per_unit, private_labels=private_labels)
         # Each event rounds up; give back the last digits.
         while curve(plan.event()).epsilon(delta) > epsilon:
@@ -132,7 +137,8 @@ class MomentsPlan:
         cls, step: float, mu: float, architecture: Whitening, units: int, records: int, *, private_labels: bool
     ) -> "MomentsPlan":
         weights = (*WEIGHTS, COUNTS_WEIGHT) if private_labels else WEIGHTS
-        scale = math.sqrt(sum(1 / weight**2 for weight in weights) / moments_share(architecture)) / mu
+        share = moments_share(architecture) - (TONES_SHARE if architecture.tones else 0.0)
+        scale = math.sqrt(sum(1 / weight**2 for weight in weights) / share) / mu
         root = math.sqrt(architecture.dims)
         radii = (PIXELS * root, WITHIN * root, math.sqrt(architecture.content), RESIDUAL * root)
         names = ("class means", "covariance", "class covariances", "residual energies")
@@ -145,7 +151,10 @@ class MomentsPlan:
         counts = Query("class counts", 1, 1, COUNTS_WEIGHT * scale, records) if private_labels else None
         mixture = lloyd_queries(mu, architecture, covariance.radius, records)
         spread = spread_query(mu, architecture, step, records)
-        return cls(architecture, units, mean, covariance, class_covariance, residual, step, counts, mixture, spread)
+        tones = tones_query(mu, architecture.shape, records) if architecture.tones else None
+        return cls(
+            architecture, units, mean, covariance, class_covariance, residual, step, counts, mixture, spread, tones
+        )
 
     @property
     def content(self) -> int:
@@ -157,7 +166,9 @@ class MomentsPlan:
         """The queries, in the order they are asked."""
         counts = () if self.counts is None else (self.counts,)
         spread = () if self.spread is None else (self.spread,)
-        return (*counts, self.mean, self.covariance, self.class_covariance, self.residual, *self.mixture, *spread)
+        tones = () if self.tones is None else (self.tones,)
+        moments = (*counts, self.mean, self.covariance, self.class_covariance, self.residual)
+        return (*moments, *self.mixture, *spread, *tones)
 
     def event(self) -> Event:
         """The loss of the whole fit, replace-one."""
@@ -188,7 +199,9 @@ class MomentsPlan:
         }
 
     def _step_of(self, query: Query) -> float:
-        return 1.0 if query is self.counts else self.step
+        if query is self.counts:
+            return 1.0
+        return 1 / UNIT if query is self.tones else self.step
 
 
 def choose_architecture(epsilon: float, shape: Shape, classes: int, units: int) -> Whitening:

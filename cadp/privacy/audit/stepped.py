@@ -74,7 +74,7 @@ class StepPath:
         others: units beside the one that differs; their contents are the path's own.
         pairs: contents of that unit that are far apart, by name.
         take: contents, coins or None for real ones, an answer or None for the real one → the step.
-        answers: contents → the answers of several real steps in a row.
+        row: contents, an answer or None for the real ones → several steps in a row, with real coins.
     """
 
     event: Event
@@ -87,7 +87,7 @@ class StepPath:
     others: int
     pairs: Mapping[str, tuple[Contents, Contents]]
     take: Callable[[Contents, Coins | None, NDArray[np.float32] | None], Taken]
-    answers: Callable[[Contents], Sequence[NDArray[np.float32]]]
+    row: Callable[[Contents, NDArray[np.float32] | None], Sequence[Taken]]
 
 
 def step_checks(path: StepPath) -> tuple[Check, ...]:
@@ -98,6 +98,7 @@ def step_checks(path: StepPath) -> tuple[Check, ...]:
         ("sgd-event", lambda: _event(path, first)),
         ("sgd-fresh", lambda: _fresh(path, first)),
         ("sgd-sums", lambda: _sums(path, first)),
+        ("sgd-row", lambda: _row(path, first)),
         ("sgd-distance", lambda: _distance(path)),
         ("sgd-model", lambda: _model(path)),
     )
@@ -177,7 +178,7 @@ def _fresh(path: StepPath, contents: Contents) -> Check:
     seen = [step.noise for step in (path.take(contents, None, None) for _ in range(2))]
     if any((a.values == b.values).all() and a.values.size > 8 for a, b in zip(*seen, strict=True)):
         raise PrivacyError("noise was used twice")
-    answers = path.answers(contents)
+    answers = [step.answer for step in path.row(contents, None)]
     if len({answer.tobytes() for answer in answers}) != len(answers):
         raise PrivacyError("two steps in a row have one answer")
     return Check("sgd-fresh", True, f"the same records again, and {len(answers)} steps in a row: new draws each time")
@@ -185,19 +186,38 @@ def _fresh(path: StepPath, contents: Contents) -> Check:
 
 def _sums(path: StepPath, contents: Contents) -> Check:
     """The sum over any sample is the sum of what its units contribute alone, and each of these is within the radius."""
-    n = path.others + 1
-    alone = [path.take(contents, np.arange(n) == unit, _NOTHING).sums for unit in range(n)]
+    n, alone = path.others + 1, _alone(path, contents)
     longest = max(norm_square(sums) for sums in alone)
     if longest > path.radius**2:
         raise PrivacyError(f"a unit contributes {math.sqrt(longest) / path.radius:.6g} times the clip norm")
     for sample in (np.ones(n, dtype=np.bool_), np.arange(n) % 2 == 0, np.arange(n) > 0, np.zeros(n, dtype=np.bool_)):
-        sums = path.take(contents, sample, _NOTHING).sums
-        due = [
-            sum(layers) for layers in zip(*(a for a, drawn in zip(alone, sample, strict=True) if drawn), strict=True)
-        ]
-        if any((layer != total).any() for layer, total in zip(sums, due or [0] * len(sums), strict=True)):
+        if not _adds_up(path.take(contents, sample, _NOTHING).sums, alone, sample):
             raise PrivacyError("what a unit contributes depends on who else was drawn")
     return Check("sgd-sums", True, f"{n} units: samples add up, the longest contribution has {_share(longest, path)}")
+
+
+def _row(path: StepPath, contents: Contents) -> Check:
+    """Every step in a row sums up whom its own coins drew: coins that are used again amplify nothing.
+
+    No answer moves the weights here, so a unit contributes the same in every step.
+    """
+    alone, steps = _alone(path, contents), path.row(contents, _NOTHING)
+    for number, step in enumerate(steps, 1):
+        if len(step.coins) != 1 or not _adds_up(step.sums, alone, step.coins[0].values):
+            raise PrivacyError(f"step {number} in a row does not sum up the units that its own coins drew")
+    return Check("sgd-row", True, f"{len(steps)} steps in a row: each with coins of its own")
+
+
+def _alone(path: StepPath, contents: Contents) -> list[tuple[Integers, ...]]:
+    """What every unit adds when nobody else is drawn."""
+    n = path.others + 1
+    return [path.take(contents, np.arange(n) == unit, _NOTHING).sums for unit in range(n)]
+
+
+def _adds_up(sums: Sequence[Integers], alone: Sequence[Sequence[Integers]], sample: Coins) -> bool:
+    drawn = [one for one, is_drawn in zip(alone, sample, strict=True) if is_drawn]
+    due = [sum(layers) for layers in zip(*drawn, strict=True)] or [0] * len(sums)
+    return all((layer == total).all() for layer, total in zip(sums, due, strict=True))
 
 
 def _share(square: int, path: StepPath) -> str:

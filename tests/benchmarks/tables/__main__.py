@@ -12,7 +12,18 @@ from rich.console import Console
 
 from cadp.sources.fetch import fetch
 from tests.benchmarks.tables.draw import draw
-from tests.benchmarks.tables.measuring import EPSILONS, ROOT, TABLES, accuracies, apart, measure, originals, released
+from tests.benchmarks.tables.measuring import (
+    EPSILONS,
+    ROOT,
+    TABLES,
+    accuracies,
+    apart,
+    measure,
+    originals,
+    released,
+    untied,
+    ways,
+)
 from tests.benchmarks.tables.report import DRAWN_AT, report
 
 
@@ -31,12 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         fetch(name, data, console.print)
         own = originals(name, data)
         measured = {
-            (epsilon, carry): [measure(own, epsilon, carry=carry) for _ in range(options.releases)]
+            (epsilon, way): [measure(own, epsilon, way) for _ in range(options.releases)]
             for epsilon in EPSILONS
-            for carry in (True, False)
+            for way in ways(own, epsilon)
         }
-        tables.append((own, accuracies(own, own.rows), apart(own, own.held_out), measured))
-        rows, _ = released(own, DRAWN_AT, carry=True)
+        tables.append((own, accuracies(own, own.rows), (apart(own, own.held_out), untied(own, own.held_out)), measured))
+        rows, _ = released(own, DRAWN_AT)
         title = f"{name}: originals and one release at ε = {DRAWN_AT:g}"
         draw(own, rows, title, options.out / "images" / f"tables-{name}.png")
     words = f"Measured with torch {version('torch')} and scikit-learn {version('scikit-learn')}, {platform.machine()}."

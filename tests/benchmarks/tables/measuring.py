@@ -8,22 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadp.cinn.fit.moments import fit_moments
-from cadp.cinn.fit.plan import MomentsPlan
+from cadp.cinn.fit.plan import MomentsPlan, choose_architecture
 from cadp.columns import Table, rows_in_columns
-from cadp.privacy.accountant import curve
+from cadp.privacy.accountant import calibrate_gaussian, curve
 from cadp.privacy.mechanisms import plan_mechanism
 from cadp.publish.histograms import counts
-from cadp.records import ENTRIES, Batch, stack
+from cadp.records import ENTRIES, Batch, Values, stack
 from cadp.reporter import Silent
 from cadp.shards import decode_values
 from cadp.sources import PublicFacts, open_source
 from cadp.spec import ReleaseSpec, load_spec
 from cadp.steps.classify import Kind, train
 from cadp.steps.privatize import privatize_batch
+from tests.benchmarks.tables.marginals import columns_alone
 from tests.benchmarks.utility.retention import others
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLES = ("breast-cancer", "diabetes")
+CARRIED, SINGLE, RESAMPLED, ALONE = "p/o", "p/o, one Gaussian a class", "resample", "columns alone"
+WAYS = (CARRIED, SINGLE, RESAMPLED, ALONE)
 KINDS: tuple[Kind, ...] = ("linear", "boosting")
 EPSILONS = (1.0, 3.0, 8.0, 10.0)
 DELTA = 1e-4
@@ -61,12 +64,14 @@ class Figures:
     Attributes:
         accuracy: by kind of classifier, on the rows held out.
         apart: mean over columns of the total variation distance between histograms by class, released and original.
+        untied: mean difference between correlations of two entries in a class, released and original.
         nearer: the share of rows that are nearer their own original than another of the same class; chance is .50.
         epsilon: by the ledger's accountant, replace-one.
     """
 
     accuracy: dict[str, float]
     apart: float
+    untied: float
     nearer: float
     epsilon: float
 
@@ -82,21 +87,42 @@ def originals(name: str, data: Path) -> Originals:
     return Originals(spec, source.facts, train_rows, held_out)
 
 
-def released(own: Originals, epsilon: float, *, carry: bool) -> tuple[Batch, float]:
+def planned(own: Originals, epsilon: float, *, mixtures: bool = True) -> MomentsPlan:
+    """The fit that a release of this ε for the model would run; without `mixtures`, one Gaussian a class by force."""
+    facts = own.facts
+    shape, classes, units = facts.shape, len(facts.classes), facts.unit_count
+    if mixtures:
+        return MomentsPlan.calibrate(epsilon, DELTA, shape=shape, classes=classes, units=units)
+    mu, network = calibrate_gaussian(epsilon, DELTA), choose_architecture(epsilon, shape, classes, units)
+    while curve((plan := MomentsPlan.split(mu, network, units, 1)).event()).epsilon(DELTA) > epsilon:
+        mu *= 1 - 2.0**-20
+    return plan
+
+
+def ways(own: Originals, epsilon: float) -> list[str]:
+    """What is measured at this ε: one Gaussian a class apart where the rule gives several."""
+    several = planned(own, MODEL_SHARE * epsilon).architecture.components > 0
+    return [way for way in WAYS if way != SINGLE or several]
+
+
+def released(own: Originals, epsilon: float, way: str = CARRIED) -> tuple[Batch, float]:
     """One released row for each original, in their order, and what it costs.
 
     Args:
         own: the table.
         epsilon: for model and records together.
-        carry: whether the record's latent is used, by PrivUnit; if not, the model has the whole ε (`resample`).
+        way: `CARRIED` by PrivUnit; `SINGLE`, that without mixtures, whatever the rule says; `RESAMPLED`, where the
+            record's latent is not used and the model has the whole ε; or `ALONE`, the baseline without a network.
     """
-    facts, share = own.facts, MODEL_SHARE if carry else 1.0
-    plan = MomentsPlan.calibrate(
-        share * epsilon, DELTA, shape=facts.shape, classes=len(facts.classes), units=facts.unit_count
-    )
-    kind = "privunit" if carry else "resample"
+    if way == ALONE:
+        return columns_alone(own.table, own.rows, epsilon, DELTA)
+    facts, carry = own.facts, way != RESAMPLED
+    share = MODEL_SHARE if carry else 1.0
+    plan = planned(own, share * epsilon, mixtures=way != SINGLE)
     rest = (1 - share) * epsilon if carry else 0.0
-    mechanism = plan_mechanism(kind, epsilon=rest, delta=DELTA, content_dims=CONTENT_DIMS)
+    mechanism = plan_mechanism(
+        "privunit" if carry else "resample", epsilon=rest, delta=DELTA, content_dims=CONTENT_DIMS
+    )
     sizes = np.bincount(own.rows.labels, minlength=len(facts.classes)).astype(np.int64)
     flow = fit_moments(lambda: [own.rows], plan, sizes, Silent())
     made = privatize_batch(flow, mechanism, own.rows)
@@ -114,10 +140,10 @@ def accuracies(own: Originals, rows: Batch) -> dict[str, float]:
     return found
 
 
-def measure(own: Originals, epsilon: float, *, carry: bool) -> Figures:
+def measure(own: Originals, epsilon: float, way: str) -> Figures:
     """Release once, with fresh noise, and look."""
-    rows, cost = released(own, epsilon, carry=carry)
-    return Figures(accuracies(own, rows), apart(own, rows), nearer(own, rows), cost)
+    rows, cost = released(own, epsilon, way)
+    return Figures(accuracies(own, rows), apart(own, rows), untied(own, rows), nearer(own, rows), cost)
 
 
 def apart(own: Originals, rows: Batch) -> float:
@@ -129,11 +155,27 @@ def apart(own: Originals, rows: Batch) -> float:
     return float(np.mean(gaps))
 
 
+def untied(own: Originals, rows: Batch) -> float:
+    """Mean over classes and pairs of entries of |r − r'|, correlations in `rows` and in the originals."""
+    gaps = []
+    for label in np.unique(own.rows.labels):
+        one, other = (_correlations(batch.images[batch.labels == label]) for batch in (rows, own.rows))
+        gaps.append(np.abs(one - other)[np.triu_indices(len(one), 1)].mean())
+    return float(np.mean(gaps))
+
+
 def nearer(own: Originals, rows: Batch) -> float:
     """The share of rows nearer, entry by entry, to their own original than to a random other of the same class."""
     images, out = (batch.images.reshape(len(batch), -1).astype(np.float64) for batch in (own.rows, rows))
     other = images[others(own.rows.labels)]
     return float((np.square(out - images).sum(axis=1) < np.square(out - other).sum(axis=1)).mean())
+
+
+def _correlations(images: Values) -> NDArray[np.float64]:
+    """Of each two entries; 0 with one that is the same everywhere."""
+    entries = images.reshape(len(images), -1).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(np.corrcoef(entries, rowvar=False))
 
 
 def _histograms(own: Originals, rows: Batch) -> Iterator[NDArray[np.int64]]:

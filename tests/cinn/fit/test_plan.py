@@ -20,6 +20,7 @@ from cadp.cinn.fit.plan import (
     MomentsPlan,
     choose_architecture,
 )
+from cadp.cinn.fit.tones_plan import UNIT
 from cadp.errors import PrivacyError
 from cadp.privacy.accountant import RELATION, curve
 from cadp.privacy.events import ZERO_OUT, ComposedEvent, Event, GaussianEvent
@@ -85,7 +86,8 @@ def test_parameters_are_json_of_public_values_that_determine_the_noise() -> None
     for shown, query in zip(queries, plan.queries, strict=True):
         farthest = 2 if query in plan.mixture else math.sqrt(2)
         assert shown["sensitivity"] == pytest.approx(farthest * 2 * shown["clip_norm"] ** query.power, rel=1e-3)
-        sigma = shown["sensitivity"] * shown["noise_multiplier"] / plan.step**query.power
+        step = 1 / UNIT if query is plan.tones else plan.step
+        sigma = shown["sensitivity"] * shown["noise_multiplier"] / step**query.power
         assert sigma == pytest.approx(query.sigma)
     again = MomentsPlan.calibrate(4.0, 1e-6, FASHION, 10, units=60_000, max_records_per_unit=2)
     assert again == plan

@@ -16,6 +16,7 @@ from cadp.cinn.layers.layer import Chain, Condition, Layer, OnFirst
 from cadp.cinn.layers.mixing import Permutation, Rotation, public_permutation
 from cadp.cinn.layers.pixels import Dequantise, Logit, dequantised
 from cadp.cinn.layers.subnets import ConvSubnet, DenseSubnet, Subnet
+from cadp.cinn.layers.tone import ToneCurve
 from cadp.cinn.network import ConditionalFlow
 from tests.cinn.layers.test_mixture import mixed
 
@@ -50,6 +51,7 @@ LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {
     "class gaussian": (ClassGaussian(3, 12), ROW),
     "on first": (OnFirst(5, ClassGaussian(3, 5)), ROW),
     "mixture": (mixed(), ROW),
+    "tones": (ToneCurve(3, 8), ROW),
     "glow, rows": (Coupling(12, subnet(DenseSubnet), "glow", 1.5), ROW),
     "gin, rows": (Coupling(12, subnet(DenseSubnet), "gin", 1.5), ROW),
     "glow, images": (Coupling(3, subnet(ConvSubnet), "glow", 1.5), IMAGE),

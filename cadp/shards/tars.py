@@ -1,35 +1,22 @@
-"""WebDataset tars, in and out, as streams; raw shards of records; PNGs with nothing but pixels.
+"""WebDataset tars, in and out, as streams.
 
 What is written depends on the samples alone: no time, no owner, no compression. What is read may be hostile: only plain
 regular files with plain names, within stated limits, and an archive that ends where it says.
 """
 
 import io
-import json
-import math
 import re
-import struct
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-from PIL import Image
-
 from cadp.errors import RejectedInput
-from cadp.records import ENTRIES, Record, Values
-
-MOST_PIXELS = 1 << 26
-"""The largest image decoded, in pixels."""
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,90}")  # readers split a name at its first dot, so a key has none
 _EXTENSION = re.compile(r"[0-9a-z]{1,8}(\.[0-9a-z]{1,8})?")
 _MEMBER = re.compile(r"(?P<key>(?:[^/]+/)*[^/.]+)\.(?P<extension>[^/]+)")
-_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,134 +74,6 @@ def read_tar(stream: BinaryIO, limits: TarLimits | None = None) -> Iterator[tupl
             raise RejectedInput(f"tar sample {key!r} has more than {limits.sample_bytes} bytes")
     if sample:
         yield current, sample
-
-
-def write_raw_shard(path: Path, records: Iterable[Record]) -> int:
-    """Write private records as a WebDataset tar and return how many.
-
-    A record is `KEY.png`, `KEY.cls` and `KEY.json` (its source key and unit), KEY being its place in the shard in hex.
-    A row of a table has no `.png`; its entries are a list in the `.json`. A rejected record has neither.
-    """
-    return write_tar(path, ((f"{place:08x}", _raw_members(record)) for place, record in enumerate(records)))
-
-
-def read_raw_shard(stream: BinaryIO) -> Iterator[Record]:
-    """Yield the records of a raw shard, in order.
-
-    Raises:
-        RejectedInput: the stream is no such shard.
-    """
-    for place, members in read_tar(stream):
-        try:
-            about = json.loads(members["json"])
-            image = _decode(members["png"]) if "png" in members else _row(about.get("row"))
-            yield Record(key=about["key"], unit=about["unit"], label=int(members["cls"]), image=image)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RejectedInput(f"sample {place!r} is no raw record: {type(error).__name__} {error}") from error
-
-
-def encode_values(image: Values) -> bytes:
-    """Return what is released of a record: a PNG of pixels, or the entries of a row, 16 bits each, little-endian.
-
-    Raises:
-        RejectedInput: another shape or type.
-    """
-    if image.dtype != ENTRIES:
-        return encode_png(image)
-    if image.ndim != 3 or image.shape[:2] != (1, 1):
-        raise RejectedInput(f"cannot encode a row of shape {image.shape}: (1, 1, d) needed")
-    return image.astype("<u2").tobytes()
-
-
-def decode_values(data: bytes, shape: tuple[int, int, int], kind: DTypeLike) -> Values:
-    """Return what `encode_values` wrote, as `shape` and of type `kind`: uint8 pixels or the uint16 entries of a row.
-
-    Raises:
-        RejectedInput: it is damaged, or of another shape.
-    """
-    if np.dtype(kind) != ENTRIES:
-        return decode_png(data, shape)
-    if len(data) != 2 * math.prod(shape):
-        raise RejectedInput(f"a row of {len(data)} bytes: {shape[2]} entries of 2 are needed")
-    return np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(shape)
-
-
-def encode_png(image: Values, level: int = 1) -> bytes:
-    """Return `(h, w, 1)` or `(h, w, 3)` uint8 pixels as a PNG of the chunks IHDR, IDAT and IEND alone.
-
-    Args:
-        image: the pixels.
-        level: zlib's, 0 (fast) to 9 (small). At 28×28 level 1 is within a tenth of the smallest.
-
-    Raises:
-        RejectedInput: another shape or type.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in _MODES or 0 in image.shape:
-        raise RejectedInput(f"cannot encode {image.dtype} pixels of shape {image.shape}: uint8 (h, w, 1 or 3) needed")
-    pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    sink = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(sink, "PNG", compress_level=level)
-    return sink.getvalue()
-
-
-def decode_png(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return the pixels of a PNG as `shape`, `(h, w, 1 or 3)` uint8; metadata in it is ignored.
-
-    Raises:
-        RejectedInput: it is no PNG, is damaged, or has another shape or depth.
-    """
-    return _decode(data, shape)
-
-
-def _decode(data: bytes, shape: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            width, height = picture.size
-            if width * height > MOST_PIXELS:
-                raise RejectedInput(f"PNG of {width}×{height} pixels: at most {MOST_PIXELS} are decoded")
-            channels = {mode: count for count, mode in _MODES.items()}.get(picture.mode)
-            if channels is None or getattr(picture, "is_animated", False):
-                raise RejectedInput(f"PNG of mode {picture.mode}: one still image, 8-bit grey or RGB, is needed")
-            found = (height, width, channels)
-            if shape is not None and found != shape:
-                raise RejectedInput(f"PNG of shape {found}: {shape} is needed")
-            pixels = np.asarray(picture, dtype=np.uint8).reshape(found)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise RejectedInput(f"not a readable PNG ({len(data)} bytes): {error}") from error
-    return pixels
-
-
-def _row(entries: object) -> Values | None:
-    """Return the entries of a row; None where there are none.
-
-    Raises:
-        ValueError: it is no list of 16-bit integers.
-    """
-    if entries is None:
-        return None
-    if not isinstance(entries, list) or not entries or not all(type(entry) is int for entry in entries):
-        raise ValueError("a row is a list of integers")
-    if min(entries) < 0 or max(entries) > np.iinfo(ENTRIES).max:
-        raise ValueError("the entries of a row have 16 bits")
-    return np.array(entries, dtype=ENTRIES).reshape(1, 1, -1)
-
-
-def _raw_members(record: Record) -> dict[str, bytes]:
-    about: dict[str, object] = {"key": record.key, "unit": record.unit}
-    pixels = {}
-    if record.image is not None and record.image.dtype == ENTRIES:
-        about["row"] = record.image.ravel().tolist()
-    elif record.image is not None:
-        pixels["png"] = encode_png(record.image)
-    return {**pixels, "cls": str(record.label).encode(), "json": json.dumps(about).encode()}
 
 
 def _members(stream: BinaryIO, limits: TarLimits) -> Iterator[tuple[str, str, bytes]]:
