@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 # The share of the identity in a curve, which is also its least slope. With less, pictures look more like the records
 # and train a worse classifier under small budgets: a steep curve makes the noise between its ends loud.
 FLATTEST = 0.25
-SIMULATED = 1024
+SIMULATED = 256  # a thousand move a curve by as little: .01
 
 
 def histograms(values: Array, valid: NDArray[np.bool_], channels: int, knots: int) -> NDArray[np.int64]:
