@@ -96,9 +96,9 @@ def _limits() -> str:
     said = """A few hundred rows are little. The noise of the moments does not depend on how many rows there are, so at
         ε = 1 released columns are much wider than the data's, and at any ε most of what one sees is the class means. A
         class is one Gaussian in the space of entries, or a mixture of a few in its principal dimensions where the
-        public rule of ε and the number of rows gives one; a part of it is then made from a few dozen rows, and the
-        lines of one Gaussian a class say whether that was worth its share. Without, a skewed column comes out symmetric
-        unless its scale is log; values pile up at a bound that cuts a distribution. Bounds that are needlessly wide
+        public rule of ε and the number of rows gives one; a part of it then has a hundred rows at
+        least, which neither of these tables has for three. With one, a skewed column comes out symmetric unless its
+        scale is log; values pile up at a bound that cuts a distribution. Bounds that are needlessly wide
         cost accuracy; bounds taken from the data would cost privacy, so a spec says them and nothing derives them. The
         network behind a table is a whitening of all entries, fitted to their DP moments; dense couplings behind it
         (`couplings: true`) are trained by DP-SGD as for images. They are off by default and were not measured here."""
