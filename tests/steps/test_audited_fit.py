@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cadp.cinn.fit import contributions, moments
+from cadp.cinn.fit import contributions, moments, tones
 from cadp.cinn.fit.plan import MomentsPlan, Query
 from cadp.privacy.audit.asked import FitPath
 from cadp.privacy.audit.exact_training import training_checks
@@ -147,6 +147,24 @@ def true_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(moments, "class_sizes", lambda noisy, sigma, total: seen[-1])
 
 
+def values_twice(patch: pytest.MonkeyPatch) -> None:
+    """Every value counts for two in the histogram behind the tone curve."""
+    honest = tones.histograms
+    patch.setattr(tones, "histograms", lambda *arguments: 2 * honest(*arguments))
+
+
+def true_tones(patch: pytest.MonkeyPatch) -> None:
+    """The histogram's noise is drawn, and the curve is made of the true one."""
+    honest, true, seen = tones.curve, tones.histograms, []
+
+    def histograms(*arguments: Any) -> Any:
+        seen.append(true(*arguments))
+        return seen[-1]
+
+    patch.setattr(tones, "histograms", histograms)
+    patch.setattr(tones, "curve", lambda answer, simulated: honest(answer + seen[-2], simulated))
+
+
 FLAWS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (radius_for_sensitivity, "training-distance"),
     (one_record_of_a_unit, "training-distance"),
@@ -159,6 +177,8 @@ FLAWS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (batch_norm_clip, "training-distance"),
     (means_without_noise, "training-model"),
     (true_counts, "training-model"),
+    (values_twice, "training-distance"),
+    (true_tones, "training-model"),
 ]
 
 
