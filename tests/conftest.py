@@ -17,6 +17,17 @@ pytest_plugins = [
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: what a test compares then has the same bits, and processes do not wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A small private source, its spec, and a home in which nothing has run yet."""
     yield build(tmp_path)

@@ -2,12 +2,10 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cadp.cinn.dp_sgd import plan as sgd_plan
 from cadp.release import Job, run_step
@@ -22,17 +20,11 @@ from cadp.steps.train_public_spec import load_public_model
 from tests.command import Command
 from tests.small_release import Place, write_idx
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "models.md").read_text()
 RECORDS, HOLDOUT = 600, 60
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def commands(heading: str) -> list[list[str]]:

@@ -1,10 +1,11 @@
 """The Parquet form of released records: one schema that pyarrow, DuckDB, Polars and Hugging Face `datasets` decode."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,37 +37,39 @@ def schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no type
     )
 
 
-class RecordWriter:
-    """Writes released records to one Parquet file, a row group at a time; a context manager."""
+class GroupedWriter(ABC):
+    """Writes released records to one Parquet file, a row group at a time; a context manager.
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
-        self._schema = schema(classes)
-        self._rows: list[Released] = []
-        self._writer = pq.ParquetWriter(
-            path,
-            self._schema,
-            compression={"image.bytes": "NONE", "image.path": "ZSTD", "label": "ZSTD", "key": "ZSTD"},
-            use_dictionary=["label"],
-            write_statistics=["label", "key"],
-            write_page_index=True,
-        )
+    Args:
+        path: of the file.
+        schema: Arrow's, of every row group.
+        group: rows in a row group.
+        options: further ones of `pyarrow.parquet.ParquetWriter`.
+    """
+
+    def __init__(self, path: Path, schema: Any, group: int, **options: Any) -> None:  # noqa: ANN401
+        self._schema, self._group = schema, group
+        self._records: list[Released] = []
+        self._writer = pq.ParquetWriter(path, schema, write_page_index=True, **options)
+
+    @abstractmethod
+    def columns(self, records: Sequence[Released]) -> dict[str, list[Any]]:
+        """The columns of a row group."""
 
     def write(self, record: Released) -> None:
         """Append one record."""
-        self._rows.append(record)
-        if len(self._rows) == ROW_GROUP:
+        self._records.append(record)
+        if len(self._records) == self._group:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._rows:
+        if not self._records:
             return
-        keys = [row.id.hex() for row in self._rows]
-        image = [{"bytes": row.data, "path": f"{key}.png"} for row, key in zip(self._rows, keys, strict=True)]
-        columns = {"image": image, "label": [row.label for row in self._rows], "key": keys}
-        self._writer.write_table(pa.Table.from_pydict(columns, schema=self._schema), row_group_size=ROW_GROUP)
-        self._rows.clear()
+        table = pa.Table.from_pydict(self.columns(self._records), schema=self._schema)
+        self._writer.write_table(table, row_group_size=self._group)
+        self._records.clear()
 
-    def __enter__(self) -> "RecordWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -75,3 +78,23 @@ class RecordWriter:
         if kind is None:
             self._flush()
         self._writer.close()
+
+
+class RecordWriter(GroupedWriter):
+    """Writes released images."""
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        super().__init__(
+            path,
+            schema(classes),
+            ROW_GROUP,
+            compression={"image.bytes": "NONE", "image.path": "ZSTD", "label": "ZSTD", "key": "ZSTD"},
+            use_dictionary=["label"],
+            write_statistics=["label", "key"],
+        )
+
+    def columns(self, records: Sequence[Released]) -> dict[str, list[Any]]:
+        """Image, label and key."""
+        keys = [record.id.hex() for record in records]
+        image = [{"bytes": record.data, "path": f"{key}.png"} for record, key in zip(records, keys, strict=True)]
+        return {"image": image, "label": [record.label for record in records], "key": keys}

@@ -7,15 +7,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cadp.columns import KEY, Table, rows_in_columns
 from cadp.errors import RejectedInput
+from cadp.publish.parquet import GroupedWriter
 from cadp.records import Released
 from cadp.shards import decode_values
 
@@ -85,40 +84,15 @@ def schema(table: Table) -> Any:  # noqa: ANN401  (pyarrow has no types)
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features(table)}})})
 
 
-class RowWriter:
-    """Writes released rows to one Parquet file, a row group at a time; a context manager."""
+class RowWriter(GroupedWriter):
+    """Writes released rows."""
 
     def __init__(self, path: Path, table: Table, classes: Sequence[str]) -> None:
         self._table, self._classes = table, classes
-        self._rows: list[Released] = []
         categories = [column.name for column in table.columns if column.kind == "category"]
-        self._writer = pq.ParquetWriter(
-            path,
-            schema(table),
-            compression="ZSTD",
-            use_dictionary=[*categories, table.label.column],
-            write_page_index=True,
-        )
+        dictionaries = [*categories, table.label.column]
+        super().__init__(path, schema(table), ROW_GROUP, compression="ZSTD", use_dictionary=dictionaries)
 
-    def write(self, record: Released) -> None:
-        """Append one record."""
-        self._rows.append(record)
-        if len(self._rows) == ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        columns = columns_of(self._table, self._classes, self._rows)
-        self._writer.write_table(pa.Table.from_pydict(columns, schema=schema(self._table)), row_group_size=ROW_GROUP)
-        self._rows.clear()
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
+    def columns(self, records: Sequence[Released]) -> dict[str, list[Any]]:
+        """Those of the table, its label and the key."""
+        return columns_of(self._table, self._classes, records)

@@ -4,11 +4,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from cadp.cinn.architecture import Coupled
@@ -39,20 +38,12 @@ from cadp.store import Store, StoredObject
 from tests.command import Command
 from tests.small_release import Place
 
-pytestmark = pytest.mark.audits
+pytestmark = [pytest.mark.audits, pytest.mark.usefixtures("one_thread")]
 
 Floats = NDArray[np.float64]
 KINDS = ("privunit", "gaussian", "laplace", "resample")
 DELTA = 1e-6
 Records = list[Released]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The audit of training: silent about the real fit, in every layer, and not about any planted flaw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from cadp.cinn.fit import contributions, moments, tones
 from cadp.cinn.fit.plan import MomentsPlan, Query
@@ -18,15 +17,9 @@ from cadp.privacy.audit.verdict import Check, Setting
 from cadp.privacy.noise import discrete_gaussian
 from cadp.steps.audited_fit import fit_path
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DELTA = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def real(epsilon: float = 4.0, side: int = 12, *, m: int = 1, private: bool = False, units: int = 60_000) -> FitPath:

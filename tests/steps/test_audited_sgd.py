@@ -1,13 +1,12 @@
 """The audit of DP-SGD's step: silent about the real one, and not about any planted flaw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from cadp.cinn.dp_sgd import contributions, sample, training
 from cadp.cinn.dp_sgd.plan import SgdPlan
@@ -17,15 +16,9 @@ from cadp.privacy.audit.stepped import Check, step_checks
 from cadp.privacy.noise import bernoulli_exact, discrete_gaussian
 from cadp.steps.audited_sgd import single_step, step_path
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DELTA = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

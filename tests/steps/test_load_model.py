@@ -1,7 +1,6 @@
 """A loaded model costs its people its event once, whichever releases load it; what must not be used is refused."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +32,7 @@ from cadp.store import Store
 from tests.small_release import Place, build
 from tests.steps.loaded_release import EVENT, ask, models, record, spent, train
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from cadp.cinn.architecture import Whitening
 from cadp.cinn.checkpoint import Origin, save_checkpoint, save_public
@@ -22,13 +20,7 @@ from cadp.store import Store
 from tests.small_release import Place, write_spec
 from tests.steps.loaded_release import ask, models, record, spent, train
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,8 @@ from cadp.steps.train_public import in_subset, train_public_model
 from cadp.store import Store
 from tests.command import Command
 from tests.small_release import Place, pictures, write_idx
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODEL = """\
 name: drawings
@@ -70,14 +71,6 @@ def killed(task, course):
 processes.PublicTask.keep = killed
 train_public_model(Path(sys.argv[2]), Settings.load({"CADP_HOME": sys.argv[1]}), Silent())
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """The audit refutes `legacy` in every layer, each by itself."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 
 from cadp.cinn.fit.plan import MomentsPlan
 from cadp.privacy.audit.exact_legacy import legacy_checks, legacy_pair
@@ -14,15 +11,9 @@ from cadp.privacy.legacy import Legacy
 from cadp.steps.audit import code_path
 from cadp.steps.audited_flow import synthetic_flow
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 12
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
