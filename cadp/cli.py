@@ -72,6 +72,7 @@ def plan(spec: Spec, as_json: AsJson = False) -> None:
     if as_json:
         out.print_json(json.dumps(view.to_json()))
         return
+    _table("Zones", view.zones)
     _table(f"Plan of {view.release}", view.rows)
     for line in view.lines:
         out.print(escape(line), highlight=False, soft_wrap=True)
@@ -318,10 +319,10 @@ def budget_recover(
     """
     from cadp.ledger import Ledger
     from cadp.show.verify import recovery_json, recovery_lines
-    from cadp.store import Store
+    from cadp.zones import anchor_zone
 
     settings = Settings.load()
-    anchors = Store.open(settings.anchors_url)
+    anchors = anchor_zone(settings)
     shown = None if yes else Ledger.survey(settings.ledger_url, anchors, rebuild=rebuild)
     if shown is not None and shown.reentered is not None and not as_json:
         for line in recovery_lines(shown):

@@ -43,6 +43,10 @@ class StoreError(CadpError):
     """Storage refused or failed; what was being written is not visible."""
 
 
+class AccessRefused(StoreError):
+    """Storage does not know the credentials, or they lack the right."""
+
+
 class ObjectExists(StoreError):
     """A put-if-absent found other bytes under its key."""
 

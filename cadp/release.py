@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from cadp.errors import CadpError
 from cadp.publish.sign import load_signer
 from cadp.reporter import Reporter
+from cadp.steps.access import require_access
 from cadp.steps.budgets import budget_row
 from cadp.steps.job import Job, Step
 from cadp.steps.privatize import PrivatizeStep
@@ -16,7 +17,7 @@ from cadp.steps.stamps import stamp_of
 from cadp.steps.train import TrainStep
 from cadp.steps.validate import ValidateStep, accuracy_line, gate_answer
 
-__all__ = ["STEPS", "Job", "Step", "Summary", "announce", "remaining_steps", "run_release", "run_step", "summary"]
+__all__ = ["STEPS", "Job", "Step", "Summary", "begin_step", "remaining_steps", "run_release", "run_step", "summary"]
 
 STEPS: tuple[Step, ...] = (ShardStep(), TrainStep(), PrivatizeStep(), ValidateStep(), PublishStep())
 
@@ -31,6 +32,7 @@ def remaining_steps(job: Job) -> tuple[Step, ...]:
         job.ledger.publish(job.spec.release)  # done before the manifest was put; a ledger that says otherwise refuses
         return ()
     load_signer(signing_key_path(job.settings))
+    require_access(job.settings, publishing=True)
     return STEPS
 
 
@@ -46,7 +48,7 @@ def run_release(job: Job, reporter: Reporter) -> None:
 
 def run_step(step: Step, job: Job, reporter: Reporter) -> None:
     """Run one step: its ranges share the job's threads; what the ledger has to tell goes to the reporter."""
-    announce(step, job, reporter)
+    begin_step(step, job, reporter)
     with job.telling(reporter):
         ranges = step.prepare(job, reporter)
         if ranges:
@@ -54,10 +56,16 @@ def run_step(step: Step, job: Job, reporter: Reporter) -> None:
         step.finish(job, reporter)
 
 
-def announce(step: Step, job: Job, reporter: Reporter) -> None:
-    """Say before a step what its outputs will be stamped, if they must not be published."""
+def begin_step(step: Step, job: Job, reporter: Reporter) -> None:
+    """Say what a step's outputs will be stamped, if they must not be published, and ask for the rights that it needs.
+
+    Raises:
+        AccessRefused: these credentials lack a right in a zone.
+    """
     if stamp := stamp_of(job):
         reporter.event("stamp", f"{step.name}: {stamp}")
+    if not is_published(job):
+        require_access(job.settings, publishing=step.name == PublishStep.name)
 
 
 def _run_ranges(step: Step, job: Job, ranges: list[int], reporter: Reporter) -> None:

@@ -33,6 +33,9 @@ _NAMES = (
     "scratch",
     "retention_days",
     "device",
+    "private_profile",
+    "public_profile",
+    "anchors_profile",
 )
 
 
@@ -51,6 +54,10 @@ class Settings:
         data_dir: local folder of datasets that cadp knows by name.
         scratch: local folder for sorting; emptied after use.
         device: what networks run on: `cpu`, `cuda` or `cuda:1`; it is never chosen by itself.
+        private_profile: the profile of AWS's own configuration whose credentials open the private zone, where that is
+            `s3://`; those of the environment if empty. Credentials themselves are never settings.
+        public_profile: the same for the public zone, which only a publisher's may write.
+        anchors_profile: the same for the anchors.
         retention_days: how long `cadp gc` keeps what a release was made from after it was published or burned.
     """
 
@@ -65,6 +72,9 @@ class Settings:
     scratch: Path
     retention_days: int = 30
     device: str = "cpu"
+    private_profile: str = ""
+    public_profile: str = ""
+    anchors_profile: str = ""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -96,6 +106,7 @@ class Settings:
             scratch=Path(values.get("scratch", str(home / "scratch"))).expanduser().absolute(),
             retention_days=_days(values.get("retention_days", "30")),
             device=_device(values.get("device", "cpu")),
+            **_profiles(values),
         )
 
     def make_private_folders(self) -> None:
@@ -153,6 +164,16 @@ def _device(text: str) -> str:
     if _DEVICE.fullmatch(text) is None:
         raise SettingsError(f"device is cpu, cuda or cuda:1, not {text!r}")
     return text
+
+
+def _profiles(values: Mapping[str, str]) -> dict[str, str]:
+    """The AWS profiles of the zones; one that would open nothing is a mistake, and said to be."""
+    found = {name: values[name] for name in _NAMES if name.endswith("_profile") and values.get(name)}
+    for name, profile in found.items():
+        zone = name.removesuffix("_profile")
+        if not values.get(zone, "").startswith("s3://"):
+            raise SettingsError(f"{name} is {profile!r}, but {zone} is no s3:// address: AWS credentials open nothing")
+    return found
 
 
 def _profile(path: str | None) -> dict[str, str]:

@@ -358,6 +358,7 @@ class Run(_Frozen):
     range_records: int = Field(default=6000, ge=1, description="records in one unit of work, retry and sealing")
     workers: int | None = Field(default=None, ge=1, le=256, description="threads; the number of cores if left out")
     batch: int = Field(default=1024, ge=1, le=65536)
+    processes: int = Field(default=1, ge=1, le=256, description="that share the training of couplings")
     audit_trials: int = Field(default=750, ge=40, le=10**6, description="of the release's own audit, if none had more")
 
 

@@ -6,7 +6,7 @@ The exit codes are those of `cadp`; Prefect is imported once its environment is 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -46,6 +46,10 @@ def release(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="ranges at the same time; the spec's `run.workers` if left out")
     ] = None,
+    pool: Annotated[
+        Literal["cpu", "gpu"] | None,
+        typer.Option(help="send every range to this work pool; `prefect deploy --all` and workers first"),
+    ] = None,
 ) -> None:
     """Take a release from its source to its signed manifest, watched in Prefect's UI. Run it again: it goes on."""
     if not spec.is_file():
@@ -55,7 +59,7 @@ def release(
     err.print(f"Prefect UI  {running.url}", highlight=False)
     from flows.terminal import run_release  # noqa: PLC0415  (imports Prefect, whose environment is set now)
 
-    run_release(spec, workers, err, out)
+    run_release(spec, workers, pool, err, out)
     out.print(f"Prefect UI  {running.url}  (python -m flows down stops it)", highlight=False, soft_wrap=True)
 
 

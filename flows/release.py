@@ -1,24 +1,28 @@
 """The flow `release`: the steps in the order of `cadp.release`, each as a flow of its own."""
 
-from prefect import flow
+from prefect import Flow, flow
 
 from cadp.release import Job, Summary, remaining_steps, summary
 from flows.privatize import privatize
 from flows.publish import publish
 from flows.reporter import PrefectReporter
 from flows.shard import shard
-from flows.step import SpecPath, Workers, on_cancellation, on_failure, run_name
+from flows.step import Pool, SpecPath, Workers, on_cancellation, on_failure, run_name
 from flows.train import train
 from flows.validate import validate
 
-FLOWS = {step.name: step for step in (shard, train, privatize, validate, publish)}
+_ON_GPU = {"train", "privatize"}  # the others have nothing for a GPU to do
+FLOWS: dict[str, Flow[..., None]] = {step.name: step for step in (shard, train, privatize, validate, publish)}
 
 
 @flow(name="release", flow_run_name=run_name, on_failure=[on_failure], on_cancellation=[on_cancellation], retries=0)
-def release(spec: SpecPath, workers: Workers | None = None) -> Summary:
+def release(spec: SpecPath, workers: Workers | None = None, pool: Pool | None = None) -> Summary:
     """Take a release from its source to its signed manifest. Run it again after any interruption: it goes on."""
     for step in remaining_steps(Job.open(spec)):
-        FLOWS[step.name](spec, workers)
+        if step.name == validate.name or pool is None:
+            FLOWS[step.name](spec, workers)
+        else:
+            FLOWS[step.name](spec, workers, pool if step.name in _ON_GPU else "cpu")
     job = Job.open(spec)
     result = summary(job)
     with PrefectReporter(job.spec.name) as reporter:

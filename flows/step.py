@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import Flow, State, task
 from prefect.artifacts import Artifact
@@ -17,9 +17,15 @@ from pydantic import Field
 from cadp import release
 from cadp.errors import CadpError
 from cadp.spec import load_spec
+from flows.fan_out import Errand, run_on_pool
+from flows.pulse import pulse
 from flows.reporter import PrefectReporter, slug
 
 SpecPath = Annotated[str, Field(min_length=1, description="path of the release.yaml, where the run executes")]
+Pool = Annotated[
+    Literal["cpu", "gpu"],
+    Field(description="work pool to which the step's ranges go; the run's own process works on them if null"),
+]
 Workers = Annotated[int, Field(ge=1, le=256, description="ranges at the same time; the spec's `run.workers` if null")]
 
 NEXT_STEP = {
@@ -31,20 +37,55 @@ NEXT_STEP = {
 }
 
 
-def run_step(name: str, spec: str, workers: int | None) -> None:
-    """Run one step of the release as the current flow run: its charge, a task for each range still to do, its end.
+def run_step(name: str, spec: str, workers: int | None, pool: Pool | None = None) -> None:
+    """Run one step of the release as the current flow run: its charge, its ranges still to do, its end.
+
+    Args:
+        name: of the step.
+        spec: path of the spec, on every worker.
+        workers: ranges at the same time.
+        pool: where they are worked on: as a flow run each on a work pool, or as a task each in this process if None.
 
     Raises:
         CadpError: the first error of the step or of one of its ranges; no further range starts after it.
     """
     job = release.Job.open(spec)
     step = next(step for step in release.STEPS if step.name == name)
-    with PrefectReporter(job.spec.name) as reporter, job.telling(reporter):
-        release.announce(step, job, reporter)
+    with pulse(), PrefectReporter(job.spec.name) as reporter, job.telling(reporter):
+        release.begin_step(step, job, reporter)
         todo = step.prepare(job, reporter)
-        if todo:
+        if todo and pool is not None:
+            # The plan's digest: a worker with another spec, or another version of the program, refuses the range.
+            plan = job.plan_digest
+            errand = Errand(
+                deployment=f"{name}-range/{pool}",
+                label=f"{name} ranges",
+                title=lambda index: f"{name} range {index:02d} of {job.spec.name} {job.spec.version}",
+                key=f"{plan}/{name}",
+                parameters=lambda index: {"spec": spec, "index": index, "plan": plan},
+            )
+            run_on_pool(errand, todo, workers or job.workers, reporter)
+        elif todo:
             _run_ranges(step, job, todo, workers or job.workers, reporter)
         step.finish(job, reporter)
+
+
+def send_step(name: str, spec: str, pool: Pool) -> None:
+    """Have a worker of a pool run a whole step, and wait for it.
+
+    Raises:
+        CadpError: the step's own.
+    """
+    job = release.Job.open(spec)
+    with PrefectReporter(job.spec.name) as reporter:
+        errand = Errand(
+            deployment=f"{name}/{pool}",
+            label=name,
+            title=lambda _: f"{name} {job.spec.name} {job.spec.version}",
+            key=f"{job.plan_digest}/{name}",
+            parameters=lambda _: {"spec": spec},
+        )
+        run_on_pool(errand, [0], 1, reporter)
 
 
 def _run_ranges(

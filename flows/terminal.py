@@ -11,9 +11,10 @@ from cadp.reporter import ConsoleReporter
 from cadp.show import print_summary
 from flows.release import release
 from flows.reporter import WATCHER
+from flows.step import Pool
 
 
-def run_release(spec: Path, workers: int | None, err: Console, out: Console) -> None:
+def run_release(spec: Path, workers: int | None, pool: Pool | None, err: Console, out: Console) -> None:
     """Run the flow `release` and print its summary.
 
     Raises:
@@ -22,7 +23,7 @@ def run_release(spec: Path, workers: int | None, err: Console, out: Console) -> 
     _quiet()
     token = WATCHER.set(ConsoleReporter(err))
     try:
-        result = release(str(spec), workers)
+        result = release(str(spec), workers, pool)
     except ParameterTypeError as error:
         raise SpecError(str(error)) from error
     finally:

@@ -14,7 +14,7 @@ FLOORS = (
     {"errors"},
     {"columns"},
     {"records", "reporter", "store", "spec", "settings", "secret", "privacy"},
-    {"exchange", "shards", "sources", "ledger", "utility", "cinn"},
+    {"exchange", "shards", "sources", "ledger", "utility", "cinn", "zones"},
     {"publish", "planned_model"},
     {"plan"},
     {"steps"},

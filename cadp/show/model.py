@@ -17,6 +17,7 @@ from cadp.privacy.events import Event
 from cadp.privacy.plain_words import nats, scientific
 from cadp.settings import Settings
 from cadp.store import Store
+from cadp.zones import private_zone
 
 if TYPE_CHECKING:
     from cadp.cinn.architecture import Architecture
@@ -165,7 +166,7 @@ def _told(value: float | None, form: str) -> str:
 
 
 def _models(settings: Settings) -> Store:
-    return Store.open(settings.private_url).child("models")
+    return private_zone(settings).child("models")
 
 
 def _privacy(record: object) -> dict[str, object] | None:

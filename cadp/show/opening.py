@@ -6,7 +6,7 @@ from cadp.ledger import Ledger
 from cadp.ledger.address import Address
 from cadp.ledger.mounts import memory_file_system
 from cadp.settings import Settings
-from cadp.store import Store
+from cadp.zones import anchor_zone
 
 
 def open_ledger(settings: Settings) -> Ledger:
@@ -15,7 +15,7 @@ def open_ledger(settings: Settings) -> Ledger:
     Raises:
         LedgerMissing: there is none.
     """
-    return Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
+    return Ledger.open(settings.ledger_url, anchor_zone(settings))
 
 
 def lost_at_restart(settings: Settings) -> list[str]:

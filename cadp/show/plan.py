@@ -20,8 +20,9 @@ from cadp.show.planned_model import model_lines, paid_before, public_row
 from cadp.show.planned_table import table_lines
 from cadp.show.shuffled import shuffled_lines, shuffled_plan
 from cadp.spec import load_spec
+from cadp.steps.access import examine_access, lacking_lines
 from cadp.steps.job import population_secret
-from cadp.store import Store
+from cadp.zones import private_zone
 
 Rows = list[dict[str, str]]
 _STEPS = {"train": "train", "records": "privatize", "gate": "validate"}
@@ -37,6 +38,7 @@ class PlanView:
         lines: what else there is to know, in plain words.
         shuffled: the second figure with its premises, or why there is none (`cadp.show.shuffled`).
         plan: the plan itself.
+        zones: one row a zone: its address and which rights these credentials have there.
     """
 
     release: str
@@ -44,6 +46,7 @@ class PlanView:
     lines: list[str]
     shuffled: dict[str, object]
     plan: Plan
+    zones: Rows
 
     def to_json(self) -> dict[str, Any]:
         """For scripts: the rows, the shuffled figure and the plan as it would be bound."""
@@ -52,6 +55,7 @@ class PlanView:
             "steps": self.rows,
             "notes": self.lines,
             "shuffled": self.shuffled,
+            "zones": self.zones,
             "plan": self.plan.to_json(),
         }
 
@@ -64,8 +68,9 @@ def plan_view(spec_path: Path, settings: Settings) -> PlanView:
         CadpError: whatever would stop the release and can be seen now; a ledger that does not exist yet cannot.
     """
     spec = load_spec(spec_path)
-    private = Store.open(settings.private_url).child(f"releases/{spec.release}")
-    plan = plan_release(spec, settings.data_dir, private, Store.open(settings.private_url).child("models"))
+    access = examine_access(settings)
+    private = private_zone(settings).child(f"releases/{spec.release}")
+    plan = plan_release(spec, settings.data_dir, private, private_zone(settings).child("models"))
     check_plan(plan, private)
     try:
         ledger: Ledger | None = open_ledger(settings)
@@ -74,8 +79,9 @@ def plan_view(spec_path: Path, settings: Settings) -> PlanView:
     if ledger is not None:
         population_secret(ledger, settings, spec)
     shuffled = shuffled_plan(plan, ledger)
-    lines = [*_plan_lines(plan, ledger), *shuffled_lines(shuffled)]
-    return PlanView(spec.release, _plan_rows(plan, ledger), lines, shuffled, plan)
+    lacking = [f"Not ready: {line}." for line in lacking_lines(access)]
+    lines = [*_plan_lines(plan, ledger), *shuffled_lines(shuffled), *lacking]
+    return PlanView(spec.release, _plan_rows(plan, ledger), lines, shuffled, plan, [zone.row() for zone in access])
 
 
 def _plan_rows(plan: Plan, ledger: Ledger | None) -> Rows:

@@ -10,6 +10,7 @@ from cadp.publish.layout import CLAIM, ENVELOPE
 from cadp.settings import Settings
 from cadp.spec import load_spec
 from cadp.store import Store
+from cadp.zones import anchor_zone, private_zone, public_zone
 
 
 def abandon_release(spec_path: Path, settings: Settings, reason: str) -> str:
@@ -23,11 +24,11 @@ def abandon_release(spec_path: Path, settings: Settings, reason: str) -> str:
         LedgerError: the release is published, or bound to become public.
     """
     spec = load_spec(spec_path)
-    ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
-    public = Store.open(settings.public_url).child(spec.release)
+    ledger = Ledger.open(settings.ledger_url, anchor_zone(settings))
+    public = public_zone(settings).child(spec.release)
     if public.exists(ENVELOPE):
         raise LedgerError(f"{spec.release} is published: it cannot be abandoned, only followed by a new version")
-    private = Store.open(settings.private_url).child(f"releases/{spec.release}")
+    private = private_zone(settings).child(f"releases/{spec.release}")
     charged = _counted(ledger, spec.release)
     if charged:
         _burn(ledger, spec.release, reason)  # before anything is deleted: what was seen stays counted

@@ -19,7 +19,7 @@ from cadp.publish.manifest import Manifest
 from cadp.publish.sign import load_public
 from cadp.publish.verify import verify_manifest
 from cadp.settings import Settings
-from cadp.store import Store
+from cadp.zones import anchor_zone, public_zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def verify_accounts(settings: Settings) -> Accounts:
     # The manifests first: what is published meanwhile was charged before, so the ledger that is read later knows it.
     manifests, findings = _manifests(settings)
     try:
-        with Ledger.open(settings.ledger_url, Store.open(settings.anchors_url)) as ledger:
+        with Ledger.open(settings.ledger_url, anchor_zone(settings)) as ledger:
             checked = _check(ledger, findings)
             book = Book(ledger.history())
     except LedgerRewound as error:
@@ -113,7 +113,7 @@ def _check(ledger: Ledger, findings: list[Finding]) -> Checked | None:
 
 def _manifests(settings: Settings) -> tuple[dict[str, Manifest], list[Finding]]:
     """Return the manifests that hold, by release, and what is wrong with the others."""
-    public = Store.open(settings.public_url)
+    public = public_zone(settings)
     trusted = [load_public(path) for path in sorted(settings.keys_dir.glob("*.pub"))]
     found: dict[str, Manifest] = {}
     findings: list[Finding] = []

@@ -48,6 +48,7 @@ from cadp.steps.audited_load import load_audits
 from cadp.steps.audited_sgd import couplings_audits
 from cadp.steps.privatize import privatize_batch
 from cadp.store import Store
+from cadp.zones import private_zone
 
 if TYPE_CHECKING:
     from cadp.cinn.network import ConditionalFlow
@@ -65,8 +66,8 @@ def audit_release(spec_path: Path, settings: Settings, reporter: Reporter, trial
     """
     spec = load_spec(spec_path)
     settings.make_private_folders()
-    private = Store.open(settings.private_url).child(f"releases/{spec.release}")
-    plan = plan_release(spec, settings.data_dir, private, Store.open(settings.private_url).child("models"))
+    private = private_zone(settings).child(f"releases/{spec.release}")
+    plan = plan_release(spec, settings.data_dir, private, private_zone(settings).child("models"))
     check_plan(plan, private)
     kept = kept_audit(plan, private)
     if kept is not None and (kept["refuted"] or kept["trials"] >= trials):

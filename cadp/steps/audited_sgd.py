@@ -166,7 +166,7 @@ def _flow(plan: SgdPlan) -> Any:  # noqa: ANN401  (a ConditionalFlow, which torc
 
 
 def _records(units: list[Contents]) -> Any:  # noqa: ANN401
-    from cadp.cinn.dp_sgd.training import UnitRecords  # noqa: PLC0415
+    from cadp.cinn.dp_sgd.unit_records import UnitRecords  # noqa: PLC0415
 
     sizes = [len(unit.labels) for unit in units]
     return UnitRecords(

@@ -5,7 +5,7 @@ from pathlib import Path
 from cadp.ledger import Ledger
 from cadp.ledger.backup import Contents, contents
 from cadp.settings import Settings
-from cadp.store import Store
+from cadp.zones import anchor_zone
 
 
 def back_up_ledger(settings: Settings, file: Path) -> dict[str, str]:
@@ -15,7 +15,7 @@ def back_up_ledger(settings: Settings, file: Path) -> dict[str, str]:
         LedgerRewound: this is not the newest ledger, so a backup of it would be of no use.
         LedgerError: there is something at `file`, or the ledger cannot be opened.
     """
-    with Ledger.open(settings.ledger_url, Store.open(settings.anchors_url)) as ledger:
+    with Ledger.open(settings.ledger_url, anchor_zone(settings)) as ledger:
         path = ledger.back_up(file)
     return _facts("backup", str(path), contents(path))
 
@@ -47,7 +47,7 @@ def open_restored(settings: Settings) -> str:
         LedgerRewound: the anchors know of more than the backup, or belong to another ledger; the message says what to
             do. The ledger stays where it was put and refuses everything.
     """
-    anchors = Store.open(settings.anchors_url)
+    anchors = anchor_zone(settings)
     with Ledger.init(settings.ledger_url, anchors, backups=settings.home / "private" / "backups") as ledger:
         newest = ledger.history()[-1]
     return f"The anchors at {anchors.url} agree up to entry {newest.seq}: no charge is missing."

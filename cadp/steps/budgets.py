@@ -17,7 +17,7 @@ from cadp.settings import Settings
 from cadp.sources import open_source
 from cadp.spec import ReleaseSpec, load_spec
 from cadp.steps.job import known_secret, source_macs
-from cadp.store import Store
+from cadp.zones import anchor_zone
 
 _MOST_EPSILON = 1e6
 
@@ -72,7 +72,7 @@ def has_budget(spec_path: Path, settings: Settings) -> bool:
     """
     spec = load_spec(spec_path)
     try:
-        ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
+        ledger = Ledger.open(settings.ledger_url, anchor_zone(settings))
     except LedgerMissing:
         return False
     except Outdated:
@@ -99,7 +99,7 @@ def _require_limits(epsilon: float, delta: float, holdout_epsilon: float) -> Non
 
 
 def _open_or_create(settings: Settings) -> Ledger:
-    anchors = Store.open(settings.anchors_url)
+    anchors = anchor_zone(settings)
     try:
         return Ledger.open(settings.ledger_url, anchors)
     except Outdated:
@@ -113,7 +113,7 @@ def _open_or_create(settings: Settings) -> Ledger:
 
 def _init(settings: Settings) -> Ledger:
     backups = settings.home / "private" / "backups"
-    return Ledger.init(settings.ledger_url, Store.open(settings.anchors_url), backups=backups)
+    return Ledger.init(settings.ledger_url, anchor_zone(settings), backups=backups)
 
 
 def _by_name(ledger: Ledger) -> Mapping[str, Population]:

@@ -41,6 +41,7 @@ from cadp.steps.standing import Standing, standings
 from cadp.steps.train_couplings import TRAINING, is_state
 from cadp.steps.validate import EXPECTATIONS, VERDICT
 from cadp.store import Store
+from cadp.zones import anchor_zone, private_zone, public_zone
 
 LOSERS, EXPIRED, MODELS = "losers", "expired intermediates", "expired models"
 BURNED, SCRATCH, UNFINISHED = "public objects of burned releases", "scratch of dead processes", "half-written objects"
@@ -93,14 +94,14 @@ def collect(settings: Settings, *, days: int | None = None, dry_run: bool = Fals
         LedgerError: the ledger is missing or cannot be trusted; nothing is deleted then.
         StoreError: storage failed; what is deleted by then is deleted, and another run goes on.
     """
-    with Ledger.open(settings.ledger_url, Store.open(settings.anchors_url)) as ledger:
+    with Ledger.open(settings.ledger_url, anchor_zone(settings)) as ledger:
         return _Collector(settings, ledger, settings.retention_days if days is None else days, dry_run).run()
 
 
 class _Collector:
     def __init__(self, settings: Settings, ledger: Ledger, days: int, dry_run: bool) -> None:
         self._settings, self._ledger = settings, ledger
-        self._private, self._public = Store.open(settings.private_url), Store.open(settings.public_url)
+        self._private, self._public = private_zone(settings), public_zone(settings)
         self._retention = Retention(settings, self._public, days)
         self._result = Collected(dry_run)
 

@@ -22,6 +22,7 @@ from cadp.spec import ReleaseSpec, load_spec
 from cadp.steps.model_charge import charge_model, find_model_charge
 from cadp.steps.scratch import own_scratch, sweep_scratch
 from cadp.store import Store
+from cadp.zones import anchor_zone, private_zone, public_zone
 
 # A range takes minutes; its worker renews the lease as it goes. A dead worker's lease lapses after this.
 LEASE_SECONDS = 300.0
@@ -59,12 +60,12 @@ class Job:
         """
         settings = settings or Settings.load()
         spec = load_spec(spec_path)
-        ledger = Ledger.open(settings.ledger_url, Store.open(settings.anchors_url))
+        ledger = Ledger.open(settings.ledger_url, anchor_zone(settings))
         secret = population_secret(ledger, settings, spec)
         note_ledger(settings.secrets_dir, spec.population, ledger.identity)
         settings.make_private_folders()
         sweep_scratch(settings.scratch)
-        private = Store.open(settings.private_url)
+        private = private_zone(settings)
         release = private.child(f"releases/{spec.release}")
         plan = plan_release(spec, settings.data_dir, release, private.child("models"))
         bind_plan(plan, release)
@@ -73,7 +74,7 @@ class Job:
             settings=settings,
             private=release,
             models=private.child("models"),
-            public=Store.open(settings.public_url).child(spec.release),
+            public=public_zone(settings).child(spec.release),
             ledger=ledger,
             secret=secret,
         )

@@ -18,6 +18,7 @@ import numpy as np
 from cadp.errors import ObjectExists, PrivacyError
 from cadp.ledger import Charge
 from cadp.privacy.accountant import curve
+from cadp.privacy.seeded import is_seeded
 from cadp.records import top
 from cadp.reporter import Reporter
 from cadp.secret import PopulationSecret
@@ -27,7 +28,8 @@ from cadp.steps.load_model import public_flow
 
 if TYPE_CHECKING:
     from cadp.cinn.dp_sgd.plan import SgdPlan
-    from cadp.cinn.dp_sgd.training import Training, UnitRecords
+    from cadp.cinn.dp_sgd.training import Training
+    from cadp.cinn.dp_sgd.unit_records import UnitRecords
     from cadp.cinn.network import ConditionalFlow
 
 SAVE_EVERY = 25
@@ -84,6 +86,11 @@ def train_couplings(
         )
     data = unit_records(flow, records, reporter)
     saved.flow = flow
+    # Coins and noise of a seeded test come out of this process; what several give is the same.
+    if (processes := job.spec.run.processes) > 1 and not is_seeded():
+        from cadp.steps.train_couplings_processes import train_together  # noqa: PLC0415
+
+        return train_together(saved, flow, data, records.folder, reporter, processes=processes, save_every=SAVE_EVERY)
     return sgd.train_couplings(flow, data, plan, reporter, resumed=saved.training, after_step=saved.after_step)
 
 
@@ -91,7 +98,7 @@ def unit_records(flow: "ConditionalFlow", records: DecodedRecords, reporter: Rep
     """The whitened content of the records of chosen units, in a memory map beside that of their images."""
     import torch  # noqa: PLC0415
 
-    from cadp.cinn.dp_sgd.training import UnitRecords  # noqa: PLC0415
+    from cadp.cinn.dp_sgd.unit_records import UnitRecords  # noqa: PLC0415
 
     chosen, k = records.chosen, flow.architecture.content
     content = np.memmap(records.folder / "content", dtype=np.float32, mode="w+", shape=(max(1, int(chosen.sum())), k))
@@ -132,6 +139,10 @@ class SavedTraining:
         self.training: Training | None = None
         if states := self._states():
             self.flow, self.training = read_state(self._private.get(states[-1]), plan)
+
+    def renew(self) -> None:
+        """Keep the lease, while nothing is said of a step."""
+        self._renew()
 
     def after_step(self, training: "Training") -> None:
         """Keep the lease; save the state every so many steps and after the last, and drop those before it."""

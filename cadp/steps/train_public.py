@@ -29,7 +29,7 @@ from cadp.spec import canonical_json, load_spec
 from cadp.steps.scratch import own_scratch, sweep_scratch
 from cadp.steps.shard import TRAIN
 from cadp.steps.train_public_spec import PublicModel, load_public_model
-from cadp.store import Store
+from cadp.zones import private_zone
 
 if TYPE_CHECKING:
     from cadp.cinn.public_training import PublicFit
@@ -81,7 +81,7 @@ def train_public_model(path: Path, settings: Settings, reporter: Reporter, proce
         task = PublicTask(Path(folder), architecture, recipe, course)
         flow, fit = train_together(task, processes) if processes > 1 else train_alone(task, reporter)
     origin = Origin(spec.provenance, source=addresses(spec.source.url, settings.data_dir)[0])
-    models = Store.open(settings.private_url).child("models")
+    models = private_zone(settings).child("models")
     digest = save_public(models, flow, origin, {"torch": torch.__version__})
     course.unlink(missing_ok=True)
     reporter.event("trained", f"model {digest[:12]}, best after epoch {fit.best + 1}, round trip {fit.round_trip:.1e}")

@@ -1,13 +1,7 @@
-"""One process, or several by torch DDP, over the same memory map of public records.
-
-Of several none outlives another: where one dies, the rest are ended by the process that started them; where that one
-dies, by itself, each of them.
-"""
+"""Public training in one process, or in several by torch DDP, over the same memory map of records."""
 
 import json
-import multiprocessing
 import os
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +10,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
-from torch.multiprocessing.spawn import ProcessException, spawn
 
 from cadp.cinn.architecture import Architecture
 from cadp.cinn.network import ConditionalFlow
 from cadp.cinn.public_state import course_bytes, read_course
 from cadp.cinn.public_training import PublicFit, PublicRecipe, PublicRecords, train_public
-from cadp.errors import CadpError, CheckpointRefused
+from cadp.errors import CheckpointRefused
 from cadp.reporter import ConsoleReporter, Reporter, Silent
 from cadp.spec import canonical_json
+from cadp.steps.processes import Meeting, run_together
 
 if TYPE_CHECKING:
     from cadp.cinn.public_training import PublicCourse
@@ -75,15 +69,7 @@ def train_together(task: PublicTask, processes: int) -> tuple[ConditionalFlow, P
         CheckpointRefused: the network does not invert.
         CadpError: a process died; the others were ended.
     """
-    try:
-        spawn(_work, (processes, task), nprocs=processes)  # type: ignore[no-untyped-call]
-    except ProcessException as error:
-        # Of a worker's own exception the last line says what it was.
-        why = str(error).strip().splitlines()[-1]
-        raise CadpError(
-            f"process {error.error_index} of {processes} of the training died: {why}. Next: the same command again; it "
-            f"goes on after the last whole epoch"
-        ) from error
+    run_together(_work, task, processes, ready="it goes on after the last whole epoch")
     done = json.loads((task.folder / "fit.json").read_text())
     if "refused" in done:
         raise CheckpointRefused(done["refused"])
@@ -93,13 +79,9 @@ def train_together(task: PublicTask, processes: int) -> tuple[ConditionalFlow, P
 
 
 def _work(rank: int, size: int, task: PublicTask) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     gpus = torch.cuda.is_available() and torch.cuda.device_count() >= size
     device = torch.device("cuda", rank) if gpus else torch.device("cpu")
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
-    distributed.init_process_group(
-        "nccl" if gpus else "gloo", init_method=f"file://{task.folder}/rendezvous", rank=rank, world_size=size
-    )
+    Meeting.in_folder(task.folder).join(rank, size, "nccl" if gpus else "gloo")
     try:
         flow, fit = _train(task, ConsoleReporter() if rank == 0 else Silent(), device, keep=rank == 0)
         done = asdict(fit)
@@ -113,14 +95,6 @@ def _work(rank: int, size: int, task: PublicTask) -> None:
     if rank == 0:
         (task.folder / "fit.json").write_text(json.dumps(done))
     distributed.destroy_process_group()
-
-
-def _end_with_parent() -> None:
-    """End this process once its parent is gone, however it went: nobody else would, and it would train for nobody."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _train(

@@ -4,7 +4,8 @@ Objects are immutable: a put succeeds once, an equal put again is done already, 
 visible whole or not at all. There is no rename, no append and no lock.
 """
 
+from cadp.store.backend import Right
 from cadp.store.door import Store, StoredObject
 from cadp.store.keys import check_key
 
-__all__ = ["Store", "StoredObject", "check_key"]
+__all__ = ["Right", "Store", "StoredObject", "check_key"]

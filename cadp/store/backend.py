@@ -4,10 +4,13 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 BLOCK = 1 << 20
 """Bytes moved at a time where a whole object would not fit into memory."""
+
+Right = Literal["list", "read", "write"]
+"""What credentials may do below a prefix; whoever may write there may delete there."""
 
 
 class Backend(Protocol):
@@ -41,6 +44,9 @@ class Backend(Protocol):
 
     def drop_unfinished(self, prefix: str, seconds: float, *, dry_run: bool) -> Sequence[tuple[str, int]]:
         """Remove what writers below `prefix` began over `seconds` ago and never made visible; return address, size."""
+
+    def lacking(self, prefix: str, rights: Sequence[Right]) -> dict[Right, str]:
+        """Return which of the rights are lacking below `prefix`, and why; trying them leaves nothing behind."""
 
     def url_of(self, key: str) -> str:
         """Return the object's address."""

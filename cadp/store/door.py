@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cadp.errors import ObjectExists, ObjectMissing, StoreError
-from cadp.store.backend import Backend, digest, open_data
+from cadp.store.backend import Backend, Right, digest, open_data
 from cadp.store.keys import check_key, check_prefix, is_staging
 from cadp.store.local import LocalBackend
 
@@ -76,7 +76,7 @@ class Store:
 
         Raises:
             ObjectExists: other bytes are there; they are left as they are.
-            StoreError: nothing was made visible.
+            StoreError: nothing was made visible; or all of it, where the last answer was lost: putting it again tells.
         """
         return self._put(key, data, None)
 
@@ -187,6 +187,14 @@ class Store:
             Address and bytes of each; a local directory's writers share one place for all of its prefixes.
         """
         return self._backend().drop_unfinished(self._prefix, seconds, dry_run=dry_run)
+
+    def lacking(self, rights: Sequence[Right]) -> dict[Right, str]:
+        """Return which rights these credentials lack here, with the reason; trying them leaves nothing behind.
+
+        Raises:
+            StoreError: the storage cannot be reached, or there is no such bucket.
+        """
+        return self._backend().lacking(self._prefix, rights)
 
     def child(self, prefix: str) -> "Store":
         """Return the store of everything below `prefix/`."""

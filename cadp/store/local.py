@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cadp.errors import ObjectMissing, StoreError
-from cadp.store.backend import BLOCK, open_data
+from cadp.store.backend import BLOCK, Right, open_data
 from cadp.store.keys import STAGING, is_staging
 
 STALE_SECONDS = 3600.0
@@ -131,6 +131,17 @@ class LocalBackend:
                             if not dry_run:
                                 path.unlink()
         return found
+
+    def lacking(self, prefix: str, rights: Sequence[Right]) -> dict[Right, str]:
+        """Ask the file system about the folder, or about the nearest one in which it would be made."""
+        nearest = next(folder for folder in (self.root / prefix, *(self.root / prefix).parents) if folder.exists())
+        needed = {"list": os.R_OK | os.X_OK, "read": os.R_OK | os.X_OK, "write": os.W_OK | os.X_OK}
+        wrong = "is not a folder" if not nearest.is_dir() else "does not allow it"
+        return {
+            right: f"{nearest} {wrong}"
+            for right in rights
+            if not nearest.is_dir() or not os.access(nearest, needed[right])
+        }
 
     def url_of(self, key: str) -> str:
         """Return a file:// address, not percent-encoded."""

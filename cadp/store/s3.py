@@ -1,54 +1,50 @@
 """An S3 bucket as storage: every put is conditional (`If-None-Match: *`), simple and multipart alike."""
 
-import io
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cadp.errors import ObjectMissing, StoreError
+from cadp.store.backend import Right
+from cadp.store.s3_failures import Conflict, Present, UploadGone, no_bucket
+from cadp.store.s3_reading import open_stream, read_range, read_whole
+from cadp.store.s3_rights import lacking
+from cadp.store.s3_session import ATTEMPTS, S3Session, pause
+from cadp.store.s3_upload import PART, send, send_in_parts
 
-try:
-    import s3fs
-    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
-except ImportError:  # the base install reads local releases only
-    s3fs = None
-
-PART = 16 << 20
-"""Bytes of one part of a multipart upload; objects of at least two parts are sent in parts."""
-
-_PARTS_AT_ONCE = 4
-_MOST_PARTS = 10_000
-_ATTEMPTS = 6
-_READ_BUFFER = 8 << 20
-_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 2}}
-_CREDENTIALS = frozenset(
-    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
-)
+_SECOND_LOOK = 0.2  # seconds; an upload that needs parts takes longer anyway
 
 
 class S3Backend:
-    """The objects of one bucket. One instance belongs to one process: its event loop does not survive a fork."""
+    """The objects of one bucket. One instance belongs to one process: its event loop does not survive a fork.
+
+    What holds under faults (failing servers, cut, slow and lost answers, conflicts, credentials that expire):
+
+    - *A visible object is whole.* S3 shows an object only at the end of PutObject or CompleteMultipartUpload, and takes
+      neither from a request that was cut: its length and its checksum, which botocore sends, are not met.
+    - *Every request may be sent again.* A put is conditional, so a second one changes nothing: it is told that
+      there is an object (412) or that its upload is gone (404), and the store compares the hash of what is there. Its
+      own bytes, from a try whose answer was lost, mean success; other bytes mean that another writer won.
+    - *What is read is whole.* A body shorter than the service promised, or than the range that it holds of
+      the object, is asked for again. A stream asks for the ETag it began with and fails if the object was replaced.
+    - *What failed leaves nothing visible and, where the service still answers, nothing at all.* A failed upload is
+      aborted; what a killed writer or a dead connection left of it is `drop_unfinished`'s.
+    - *It ends.* After `ATTEMPTS` tries with jittered pauses the failure is one clear line. Where even the answer of the
+      last try was lost, the object may be there, whole; putting it again tells.
+
+    That exactly one of several writers wins is the server's to give: it must decide `If-None-Match` atomically with
+    making the object visible, as AWS documents for both requests. One that only looks first and writes later (SeaweedFS
+    does so when completing uploads) can accept two, and the later one replaces the earlier. So we look at what is there
+    after completing, twice, and call it lost if it is another's. That makes two winners rare, not impossible: the
+    earlier one may have looked twice before it is replaced. Whoever is there last is always among the winners.
+    """
 
     def __init__(self, bucket: str, options: Mapping[str, Any]) -> None:
-        if s3fs is None:
-            raise StoreError(f"s3://{bucket} needs s3fs: pip install 'cadp[s3]'")
-        given = dict(options)
-        config = {**_TIMEOUTS, **given.pop("config_kwargs", {})}
-        if given.get("endpoint_url"):
-            config.setdefault("s3", {"addressing_style": "path"})
-            given.setdefault("client_kwargs", {"region_name": "us-east-1"})
         self.bucket = bucket
-        self._endpoint = given.get("endpoint_url") or "AWS"
-        try:
-            self._fs = s3fs.S3FileSystem(
-                **given, config_kwargs=config, skip_instance_cache=True, use_listings_cache=False
-            )
-        except (TypeError, ValueError, KeyError) as error:
-            raise StoreError(f"cannot open s3://{bucket} with these options: {error}") from error
-        self._fs.retries = 3  # each waits for the connection again: an unreachable endpoint must fail in bounded time
+        self._session = S3Session(bucket, options)
 
     def put_if_absent(
         self, key: str, data: bytes | Path, *, size: int, sha256: str, ready: Callable[[], None] | None = None
@@ -57,110 +53,111 @@ class S3Backend:
         del sha256
         if ready is not None:
             ready()
-        if size >= 2 * PART and self.size(key) is not None:
-            return False  # no need to send it all to hear so
-        for attempt in range(_ATTEMPTS):
+        for tries in range(1, ATTEMPTS + 1):
             try:
-                with self._plainly("write", key):
-                    self._send(key, data, size)
-            except _Conflict:
-                time.sleep(0.1 * 2**attempt)
-            except _Present:
-                return False
-            else:
-                return True
-        raise StoreError(f"cannot write {self.url_of(key)}: other writers held it through {_ATTEMPTS} attempts; retry")
+                if size < 2 * PART:
+                    send(self._session, key, data, size)
+                    return True
+                if self._head(key) is not None:  # no need to send it all to hear so
+                    return False
+                return self._is_still(key, send_in_parts(self._session, key, data, size))
+            except Present:
+                if self._head(key) is not None:  # else it was deleted since
+                    return False
+            except (Conflict, UploadGone):
+                pass
+            if tries < ATTEMPTS:
+                pause(tries)
+        raise StoreError(
+            f"cannot write {self.url_of(key)}: other writers, or a clean-up, held it through {ATTEMPTS} attempts; retry"
+        )
 
-    def _send(self, key: str, data: bytes | Path, size: int) -> None:
-        if size < 2 * PART:
-            body = data.read_bytes() if isinstance(data, Path) else data
-            self._fs.call_s3("put_object", Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
-            return
-        part = max(PART, -(-size // _MOST_PARTS))
-        how = {"chunksize": part, "max_concurrency": _PARTS_AT_ONCE, "mode": "create"}
-        if isinstance(data, Path):
-            self._fs.put_file(str(data), f"{self.bucket}/{key}", **how)
-        else:
-            self._fs.pipe_file(f"{self.bucket}/{key}", data, **how)
+    def _is_still(self, key: str, etag: str) -> bool:
+        """Whether what was completed is there, and not another writer's that the server let pass."""
+        for wait in (0.0, _SECOND_LOOK):
+            time.sleep(wait)
+            head = self._head(key)
+            if head is None:
+                raise StoreError(f"{self.url_of(key)} was deleted as soon as it was written; put it again")
+            if head[1] != etag:
+                return False
+        return True
 
     def get(self, key: str) -> bytes:
         """Fetch the whole object in one request."""
-        with self._plainly("read", key):
-            data: bytes = self._fs.cat_file(f"{self.bucket}/{key}", max_concurrency=1)
-            return data
+        return read_whole(self._session, key)
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """Fetch one range."""
-        with self._plainly("read", key):
-            try:
-                data: bytes = self._fs.cat_file(f"{self.bucket}/{key}", start=start, end=start + length)
-            except OSError as error:
-                if _code(error) in {"InvalidRange", "416"}:  # begins at or beyond the end
-                    return b""
-                raise
-            return data
+        return read_range(self._session, key, start, length)
 
     def open_read(self, key: str) -> BinaryIO:
         """Return a buffered, seekable stream of ranged reads."""
-        size = self.size(key)
-        if size is None:
+        head = self._head(key)
+        if head is None:
             raise ObjectMissing(f"there is no object {self.url_of(key)}")
-        return io.BufferedReader(_Ranges(self, key, size), buffer_size=_READ_BUFFER)
+        return open_stream(self._session, key, *head)
 
     def size(self, key: str) -> int | None:
         """Ask for the object's head."""
+        head = self._head(key)
+        return None if head is None else head[0]
+
+    def _head(self, key: str) -> tuple[int, str] | None:
+        """The object's size and ETag."""
         try:
-            with self._plainly("look up", key):
-                head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=key)
+            head = self._session.call("look up", key, "head_object", Key=key)
         except ObjectMissing:
             self._check_bucket()  # the answer to HEAD has no body that would tell the two apart
             return None
-        return int(head["ContentLength"])
+        return int(head["ContentLength"]), str(head["ETag"])
 
     def list(self, prefix: str) -> list[tuple[str, int]]:
         """Page through the listing, without a delimiter."""
         found: list[tuple[str, int]] = []
         more: dict[str, str] = {}
         while True:
-            with self._plainly("list", prefix):
-                page = self._fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=prefix, **more)
+            page = self._session.call("list", prefix, "list_objects_v2", Prefix=prefix, **more)
             found += [(item["Key"], item["Size"]) for item in page.get("Contents", ())]
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return [(key, size) for key, size in found if not key.endswith("/")]  # some servers list folders
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, key: str) -> None:
         """Delete the object; S3 does not mind when there is none."""
-        try:
-            with self._plainly("delete", key):
-                self._fs.call_s3("delete_object", Bucket=self.bucket, Key=key)
-        except ObjectMissing:
-            return
+        with suppress(ObjectMissing):
+            self._session.call("delete", key, "delete_object", Key=key)
 
     def drop_unfinished(self, prefix: str, seconds: float, *, dry_run: bool) -> Sequence[tuple[str, int]]:
         """Abort old multipart uploads: their parts are kept, and paid for, until somebody does."""
         found: list[tuple[str, int]] = []
         oldest, more = datetime.now(UTC) - timedelta(seconds=seconds), dict[str, str]()
         while True:
-            with self._plainly("list uploads below", prefix):
-                page = self._fs.call_s3("list_multipart_uploads", Bucket=self.bucket, Prefix=prefix, **more)
+            page = self._session.call("list uploads below", prefix, "list_multipart_uploads", Prefix=prefix, **more)
             for upload in page.get("Uploads", ()):
                 key, begun = upload["Key"], upload["Initiated"]
                 if key.startswith(prefix) and begun < oldest:
-                    this = {"Bucket": self.bucket, "Key": key, "UploadId": upload["UploadId"]}
+                    this = {"Key": key, "UploadId": upload["UploadId"]}
                     found.append((self.url_of(key), self._drop_upload(this, dry_run=dry_run)))
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return found
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _drop_upload(self, upload: Mapping[str, str], *, dry_run: bool) -> int:
         """The bytes of an upload's first thousand parts, after it was aborted; 0 if it ended meanwhile."""
-        with suppress(ObjectMissing), self._plainly("clean up", upload["Key"]):
-            parts = self._fs.call_s3("list_parts", **upload).get("Parts", ())
+        with suppress(ObjectMissing):
+            parts = self._session.call("clean up", upload["Key"], "list_parts", **upload).get("Parts", ())
             if not dry_run:
-                self._fs.call_s3("abort_multipart_upload", **upload)
+                self._session.call("clean up", upload["Key"], "abort_multipart_upload", **upload)
             return sum(int(part["Size"]) for part in parts)
         return 0
+
+    def lacking(self, prefix: str, rights: Sequence[Right]) -> dict[Right, str]:
+        """Try each right; see `cadp.store.s3_rights`."""
+        return lacking(self._ask, prefix, rights)
+
+    def _ask(self, verb: str, method: str, **parameters: object) -> Mapping[str, Any]:
+        return self._session.call(verb, str(parameters.get("Key", parameters.get("Prefix", ""))), method, **parameters)
 
     def url_of(self, key: str) -> str:
         """Return the s3:// address."""
@@ -173,77 +170,6 @@ class S3Backend:
 
     def _check_bucket(self) -> None:
         try:
-            with self._plainly("look up", ""):
-                self._fs.call_s3("head_bucket", Bucket=self.bucket)
+            self._session.call("look up", "", "head_bucket")
         except ObjectMissing as error:
-            raise self._no_bucket() from error
-
-    def _no_bucket(self) -> StoreError:
-        return StoreError(f"there is no bucket {self.bucket!r} at {self._endpoint}: create it, or correct the URL")
-
-    @contextmanager
-    def _plainly(self, verb: str, key: str) -> Iterator[None]:
-        """Turn what s3fs and botocore raise into one clear line; s3fs keeps the service's answer as the cause."""
-        where = self.url_of(key)
-        try:
-            yield
-        except (OSError, BotoCoreError, ClientError) as error:
-            code = _code(error)
-            if code in {"PreconditionFailed", "412"}:
-                raise _Present(f"{where} exists") from error
-            if code in {"ConditionalRequestConflict", "OperationAborted", "409"}:
-                raise _Conflict(f"{where} is being written") from error
-            if code == "NoSuchBucket":
-                raise self._no_bucket() from error
-            if code in {"NoSuchKey", "NoSuchUpload", "404"}:
-                raise ObjectMissing(f"there is no object {where}") from error
-            if code in _CREDENTIALS:
-                refused = f"{self._endpoint} refuses the credentials, or they lack the right ({code})"
-                raise StoreError(f"cannot {verb} {where}: {refused}") from error
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise StoreError(f"cannot {verb} {where} at {self._endpoint}: {reason}") from error
-
-
-class _Present(StoreError):
-    """The condition failed: there is an object."""
-
-
-class _Conflict(StoreError):
-    """Another writer of the same key is in flight."""
-
-
-class _Ranges(io.RawIOBase):
-    """The raw side of a buffered stream: each read is one ranged request."""
-
-    def __init__(self, backend: S3Backend, key: str, size: int) -> None:
-        self._backend, self._key, self._size, self._at = backend, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (the buffer protocol has a name only from Python 3.12)
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        data = self._backend.read(self._key, self._at, length)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _code(error: BaseException) -> str:
-    """The service's own error code, or its HTTP status, from the answer that s3fs keeps as the cause."""
-    cause = error if hasattr(error, "response") else error.__cause__
-    response = getattr(cause, "response", None)
-    if not isinstance(response, dict):
-        return ""
-    code = response.get("Error", {}).get("Code")
-    return str(code or response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+            raise no_bucket(self.bucket, self._session.endpoint) from error

@@ -11,7 +11,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import cinn, large, ledger, privacy
+from tests.benchmarks import cinn, large, ledger, privacy, training
 
 BENCHMARKS = {
     "ledger-charges": ledger.charges,
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "cinn-speed": cinn.speed,
     "cinn-records": cinn.records,
     "cinn-large": large.large,
+    "training-several": training.several,
 }
 
 

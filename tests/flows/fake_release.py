@@ -82,7 +82,7 @@ def replace_release(mode: str) -> None:
     release.STEPS = tuple(Counting(name, mode) for name in ("shard", "train", "privatize", "validate", "publish"))
     release.Job = SimpleNamespace(open=open_job)
     release.remaining_steps = lambda job: () if mode == "published" else release.STEPS
-    release.announce = lambda step, job, reporter: None
+    release.begin_step = lambda step, job, reporter: None
     release.summary = lambda job: release.Summary(
         release_url="file:///public/fake/1.0.0",
         statement_lines=("ε = 8 for one record",),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import server
+from flows import environment, server
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -29,6 +30,19 @@ class PrefectServer:
         """For a subprocess: an ordinary environment with an empty HOME and this server's CADP_HOME."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CADP_", "XDG_"))}
         return {**kept, "HOME": str(self.user_home), "CADP_HOME": str(self.cadp_home), "COLUMNS": "160"}
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """The environment of a process that was tied to this server by `python -m flows env`."""
+        return self.environment | environment.variables(self.cadp_home / "prefect", self.url)
+
+    def cli(self, *arguments: str, cwd: Path = ROOT) -> str:
+        """Run Prefect's own command line as an operator does."""
+        command = [str(BIN / "prefect"), "--no-prompt", *arguments]
+        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 120}
+        ended = subprocess.run(command, cwd=cwd, env=self.tied, check=False, **quiet)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return str(ended.stdout)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Call the API: POST with `body`, or GET without."""

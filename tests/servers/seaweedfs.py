@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,22 @@ STOPS_WITHIN = 10.0
 SERVICES = ("master", "volume", "filer", "admin", "s3")
 
 
+# Besides the tests' own identity, which may do everything: two roles, by the names of buckets. SeaweedFS lets whoever
+# may write delete, too.
+ROLES = {
+    "worker": ["Read:private-*", "List:private-*", "Write:private-*", "Read:public-*", "List:public-*"],
+    "publisher": [f"{right}:{zone}-*" for zone in ("private", "public") for right in ("Read", "List", "Write")],
+}
+
+
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: its endpoint, its credentials and the process that serves it."""
+    """A running server: its endpoint, its credentials, those of each role and the process that serves it."""
 
     endpoint: str
     key: str
     secret: str
+    roles: Mapping[str, tuple[str, str]]
     pid: int
 
     @property
@@ -47,6 +56,18 @@ class S3Server:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+    def profiles(self, folder: Path) -> dict[str, str]:
+        """Write the roles as profiles of AWS's own configuration; return the environment that names it."""
+        credentials, config = folder / "aws-credentials", folder / "aws-config"
+        pairs = "".join(
+            f"[{role}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
+            for role, (key, secret) in self.roles.items()
+        )
+        credentials.write_text(pairs)
+        places = f"region = us-east-1\nendpoint_url = {self.endpoint}\n"
+        config.write_text("".join(f"[profile {role}]\n{places}" for role in self.roles))
+        return {"AWS_SHARED_CREDENTIALS_FILE": str(credentials), "AWS_CONFIG_FILE": str(config)}
 
     def bucket(self, name: str | None = None) -> str:
         """Create a bucket, under a fresh name unless one is given, and return its name."""
@@ -81,13 +102,14 @@ def serve(folder: Path, ports: dict[str, int] | None = None) -> Iterator[S3Serve
         folder: where its data, credentials and log lie; the same folder again finds the same objects.
         ports: fixed ports by service, to come back at the same address; free ones are chosen otherwise.
     """
-    key, secret = _credentials(folder)
+    identities = _credentials(folder)
+    key, secret = identities.pop("tests")
     for attempt in range(STARTS):
         chosen = ports or _free_ports()
         process = _start(folder, chosen)
         try:
             if _serves(process, f"http://127.0.0.1:{chosen['s3']}"):
-                yield S3Server(f"http://127.0.0.1:{chosen['s3']}", key, secret, process.pid)
+                yield S3Server(f"http://127.0.0.1:{chosen['s3']}", key, secret, identities, process.pid)
                 return
         finally:
             _stop(process)
@@ -97,17 +119,23 @@ def serve(folder: Path, ports: dict[str, int] | None = None) -> Iterator[S3Serve
     raise RuntimeError("SeaweedFS did not start:\n" + "\n".join(log))
 
 
-def _credentials(folder: Path) -> tuple[str, str]:
+def _credentials(folder: Path) -> dict[str, tuple[str, str]]:
+    """Key and secret by identity; made once a folder."""
     config = folder / "s3.json"
     if not config.exists():
-        identity = {
-            "name": "tests",
-            "credentials": [{"accessKey": secrets.token_hex(8), "secretKey": secrets.token_hex(16)}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        config.write_text(json.dumps({"identities": [identity]}))
-    pair = json.loads(config.read_text())["identities"][0]["credentials"][0]
-    return pair["accessKey"], pair["secretKey"]
+        actions = {"tests": ["Admin", "Read", "Write", "List", "Tagging"], **ROLES}
+        identities = [
+            {
+                "name": name,
+                "credentials": [{"accessKey": secrets.token_hex(8), "secretKey": secrets.token_hex(16)}],
+                "actions": allowed,
+            }
+            for name, allowed in actions.items()
+        ]
+        config.write_text(json.dumps({"identities": identities}))
+    identities = json.loads(config.read_text())["identities"]
+    pairs = {identity["name"]: identity["credentials"][0] for identity in identities}
+    return {name: (pair["accessKey"], pair["secretKey"]) for name, pair in pairs.items()}
 
 
 def _free_ports() -> dict[str, int]:

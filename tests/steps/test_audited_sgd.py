@@ -124,12 +124,12 @@ def coins_once(patch: pytest.MonkeyPatch) -> None:
     """Coins are thrown for every step, and those of the first say who is drawn in all of them."""
     honest, kept = training.private_sums, dict[int, Any]()
 
-    def private_sums(stack: Any, records: Any, plan: SgdPlan) -> Any:
+    def private_sums(stack: Any, records: Any, plan: SgdPlan, *rest: Any) -> Any:
         drawn = training.poisson_sample(plan.sampling_rate, records.units)
         first = kept.setdefault(id(records), (records, drawn))[1]
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(training, "poisson_sample", lambda rate, units: first)
-            return honest(stack, records, plan)
+            return honest(stack, records, plan, *rest)
 
     patch.setattr(training, "private_sums", private_sums)
 

@@ -1,6 +1,7 @@
 """Couplings trained by DP-SGD in a release: charged once, killed and resumed, and nothing unfinished is ever shown."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from cadp.cinn.dp_sgd.plan import coupled
 from cadp.cinn.dp_sgd.start import stack_of
 from cadp.cinn.dp_sgd.state import read_state, state_bytes
 from cadp.cinn.network import ConditionalFlow
-from cadp.errors import CheckpointRefused, PrivacyError, SpecError
+from cadp.errors import CadpError, CheckpointRefused, PrivacyError, SpecError
 from cadp.ledger import State
 from cadp.release import run_step
 from cadp.reporter import Silent
@@ -203,6 +204,59 @@ def test_training_tells_epsilon_so_far_and_keeps_losses_private(sharded: Place) 
     assert all(note["private"] and note["nats_per_record"] > 0 for note in notes)
     figures = [f"{note[name]:.4g}" for note in notes for name in ("nats_per_record", "bits_per_content_dim")]
     assert not [figure for figure in figures if figure in str(said.events) + str(said.figures)]
+
+
+def test_two_processes_train_under_the_charge_of_one(sharded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them is killed in the middle; the next attempt goes on with two again, and pays nothing."""
+    monkeypatch.setattr(sgd_plan, "STEPS", 200)  # enough that they are not through before this process hears of it
+    monkeypatch.setattr(train_couplings, "SAVE_EVERY", 20)
+    sharded.spec.write_text(sharded.spec.read_text().replace("version: 1.0.0", "version: 1.0.1"))
+    alone = sharded.job()
+    run_step(ShardStep(), alone, Silent())
+    sharded.spec.write_text(sharded.spec.read_text().replace("run:       {", "run:       {processes: 2, "))
+    job, said = sharded.job(), Listening()
+    assert job.spec.run.processes == 2
+    assert job.plan_digest == alone.plan_digest
+    keep, taken = SavedTraining.after_step, list[int]()
+
+    def kill(self: SavedTraining, training: sgd.Training) -> None:
+        keep(self, training)
+        taken.append(training.step)
+        if taken == list(range(25)):
+            victim = multiprocessing.active_children()[-1].pid
+            assert victim is not None
+            os.kill(victim, signal.SIGKILL)
+
+    monkeypatch.setattr(SavedTraining, "after_step", kill)
+    with pytest.raises(CadpError, match=r"process \d of 2 of the training died"):
+        run_step(TrainStep(), job, Silent())
+    (charge,) = job.ledger.charges()
+    spent = job.ledger.budget("shapes").charged
+    assert job.ledger.seal_of(charge.id, 0) is None
+    (state,) = states(job)
+    taken.clear()
+    run_step(TrainStep(), job, said)
+    assert taken == list(range(taken[0], 201))
+    assert state.endswith(f"state-{taken[0] - 1:07d}.safetensors")
+    assert taken[0] > 20
+    assert [c.id for c in job.ledger.charges()] == [charge.id]
+    assert job.ledger.budget("shapes").charged == spent
+    assert job.part("train").event == charge.event
+    assert states(job) == []
+    assert isinstance(load_model(job).architecture, Coupled)
+    told = [float(value) for title, value in said.figures if "ε so far" in title]
+    assert told == sorted(told)
+    assert len(told) == (200 - taken[0] + 1) // 20
+
+
+def test_a_seeded_training_stays_in_its_process(sharded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its coins come out of one stream; a process of its own would draw from the operating system."""
+    sharded.spec.write_text(sharded.spec.read_text().replace("run:       {", "run:       {processes: 2, "))
+    monkeypatch.setattr(train_couplings, "is_seeded", lambda: True)
+    steps = list[int]()
+    count(monkeypatch, steps)
+    run_step(TrainStep(), sharded.job(), Silent())
+    assert len(steps) == STEPS
 
 
 @pytest.mark.slow

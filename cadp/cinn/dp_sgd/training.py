@@ -11,6 +11,8 @@ S is all that is released of a step; `SgdPlan.event` is its loss, and steps comp
 learning rate, the average of the weights are functions of the S's: post-processing. The first weights are public (a
 fixed seed). Every step of the plan is charged before the first, so nothing that ends training early changes the loss.
 
+*In several processes* (`processes`) the first does all of this, and the others compute the u_i of their own units.
+
 *Interrupted.* Every so many steps the caller saves the whole state, and a later run goes on from the last one. The
 steps behind it are taken again, with fresh coins and fresh noise, under the same charge: what they gave the first time
 lived in the memory of a process that is gone, told nobody anything (what is reported is a function of public facts, and
@@ -31,8 +33,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from cadp.cinn.dp_sgd.contributions import Contributions, clipped, joined, rows_at_once
 from cadp.cinn.dp_sgd.gradients import linear_layers, record_gradients
 from cadp.cinn.dp_sgd.plan import SgdPlan
+from cadp.cinn.dp_sgd.processes import Processes, Sums
 from cadp.cinn.dp_sgd.sample import EMPTY, in_slots, poisson_sample, slots_of
 from cadp.cinn.dp_sgd.start import stack_of
+from cadp.cinn.dp_sgd.unit_records import UnitRecords, record_rows
 from cadp.cinn.layers.layer import Condition, Layer
 from cadp.cinn.network import ConditionalFlow
 from cadp.errors import PrivacyError
@@ -45,28 +49,6 @@ AVERAGING = 0.98
 _ROWS_SUMMED = 1024
 
 Integers = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class UnitRecords:
-    """What DP-SGD reads: the whitened content of records, unit by unit. Private.
-
-    Attributes:
-        content: `(n, k)` float32, a memory map where it is large; what is not finite counts as a rejected record.
-        labels: `(n,)` int64.
-        valid: `(n,)` bool; a rejected record contributes nothing.
-        starts: `(units + 1,)` int64; unit i has the records `starts[i]` to `starts[i + 1]`.
-    """
-
-    content: NDArray[np.float32]
-    labels: Integers
-    valid: NDArray[np.bool_]
-    starts: Integers
-
-    @property
-    def units(self) -> int:
-        """How many units there are."""
-        return len(self.starts) - 1
 
 
 @dataclass
@@ -107,6 +89,7 @@ def train_couplings(
     *,
     resumed: Training | None = None,
     after_step: AfterStep | None = None,
+    processes: Processes | None = None,
 ) -> ConditionalFlow:
     """Train the couplings of `flow` in place, at the cost of `plan.event()`.
 
@@ -117,6 +100,7 @@ def train_couplings(
         reporter: told of progress, in public numbers.
         resumed: the state to go on from.
         after_step: called with the state before the first step and after every one; what it raises ends the training.
+        processes: who shares the work, this being the first of them; None if it works alone.
 
     Returns:
         The flow, float64, its couplings the average of the weights.
@@ -124,7 +108,7 @@ def train_couplings(
     Raises:
         PrivacyError: records or flow are not the plan's.
     """
-    _check(flow, records, plan)
+    check_training(flow, records, plan)
     stack = stack_of(flow).float()
     state = resumed or Training.start(stack)
     if resumed is None and after_step is not None:
@@ -133,7 +117,7 @@ def train_couplings(
     with reporter.progress("couplings", round(plan.steps * plan.expected_batch), "units", done) as advance:
         while state.step < plan.steps:
             vector_to_parameters(state.weights, stack.parameters())
-            sums, loss = private_sums(stack, records, plan)
+            sums, loss = private_sums(stack, records, plan, processes)
             _update(state, noisy_mean(sums, plan), plan)
             state.losses.append(loss)
             # The expected number: the size of a sample is as secret as its coins.
@@ -141,36 +125,81 @@ def train_couplings(
             done = round(state.step * plan.expected_batch)
             if after_step is not None:
                 after_step(state)
-    vector_to_parameters(state.average.clone(), stack.parameters())
+    if processes is not None:
+        processes.dismiss()
+    return trained(flow, state)
+
+
+def trained(flow: ConditionalFlow, state: Training) -> ConditionalFlow:
+    """Give a flow the couplings that a training ends with, and float64."""
+    vector_to_parameters(state.average.clone(), stack_of(flow).float().parameters())
     flow.to(torch.float64)
     return flow
 
 
-def private_sums(stack: Layer, records: UnitRecords, plan: SgdPlan) -> tuple[list[Integers], float]:
-    """The sum of one Poisson sample's contributions, without noise, by layer; and the sample's mean loss. Private."""
+def private_sums(
+    stack: Layer, records: UnitRecords, plan: SgdPlan, processes: Processes | None = None
+) -> tuple[list[Integers], float]:
+    """The sum of one Poisson sample's contributions, without noise, by layer; and the sample's mean loss. Private.
+
+    Args:
+        stack: what is trained.
+        records: whose sample is drawn.
+        plan: at which rate, how clipped.
+        processes: who shares the work, this being the first of them; None if it works alone.
+    """
+    drawn = poisson_sample(plan.sampling_rate, records.units)
+    if processes is None:
+        total = _sums_of(stack, records, plan, drawn)
+    else:
+        processes.deal(stack, drawn)
+        total = _shared_sums(stack, records, plan, drawn, processes)
+    return total.layers, total.mean_loss
+
+
+def assist(flow: ConditionalFlow, records: UnitRecords, plan: SgdPlan, processes: Processes) -> None:
+    """Take a share of every step's sums until the first process has trained; draw nothing and keep nothing.
+
+    Raises:
+        PrivacyError: records or flow are not the plan's.
+    """
+    check_training(flow, records, plan)
+    stack = stack_of(flow).float()
+    while (drawn := processes.dealt(stack)) is not None:
+        _shared_sums(stack, records, plan, drawn, processes)
+
+
+def _shared_sums(stack: Layer, records: UnitRecords, plan: SgdPlan, drawn: Integers, processes: Processes) -> Sums:
+    """What all units of a sample contribute, of which this process computes its own; whole in the first alone."""
+    own = processes.own(drawn)
+    return processes.add_up(stack, own, _sums_of(stack, records, plan, drawn[own]))
+
+
+def _sums_of(stack: Layer, records: UnitRecords, plan: SgdPlan, drawn: Integers) -> Sums:
+    """What the units `(n,)` contribute."""
     layers = linear_layers(stack)
     sums = [np.zeros((layer.out_features, layer.in_features + 1), dtype=np.int64) for layer in layers]
-    slots, held, losses = slots_of(plan.records), list[Contributions](), list[float]()
-    rows = slots * plan.records
-    together = max(1, min(_ROWS_SUMMED, rows_at_once(plan)) // rows)
+    held, losses, computed = list[Contributions](), list[float](), 0
+    slots = slots_of(plan.records)
+    together = max(1, min(_ROWS_SUMMED, rows_at_once(plan)) // (slots * plan.records))
 
     def add() -> None:
         for layer, part in enumerate(joined(held).total()):
             sums[layer] += part
         held.clear()
 
-    for units in in_slots(poisson_sample(plan.sampling_rate, records.units), slots):
-        index = record_rows(units, records.starts, plan.records)
-        content, labels, mask = _gather(records, index)
+    for units in in_slots(drawn, slots):
+        content, labels, mask = records.gather(record_rows(units, records.starts, plan.records))
         condition = Condition.of(plan.architecture.conditions, torch.from_numpy(labels), dtype=torch.float32)
         factors, loss = record_gradients(stack, torch.from_numpy(content), condition)
         held.append(clipped(factors, mask, plan))
         losses += loss.double().numpy()[mask].tolist()
+        computed += int((units != EMPTY).sum())
         if len(held) == together:
             add()
     if held:
         add()
-    return sums, float(np.mean(losses)) if losses else float("nan")
+    return Sums(sums, float(np.sum(losses)), len(losses), computed)
 
 
 def noisy_mean(sums: list[Integers], plan: SgdPlan) -> Tensor:
@@ -187,23 +216,6 @@ def noisy_mean(sums: list[Integers], plan: SgdPlan) -> Tensor:
     return torch.from_numpy(mean.astype(np.float32))
 
 
-def record_rows(units: Integers, starts: Integers, records: int) -> Integers:
-    """Record indices of a microbatch `(slots·m,)`, m rows a slot, `EMPTY` where a unit has fewer or there is none."""
-    place = np.arange(records)[None, :]
-    known = np.maximum(units, 0)
-    index = starts[known][:, None] + place
-    real = (units != EMPTY)[:, None] & (index < starts[known + 1][:, None])
-    return np.where(real, index, EMPTY).ravel()
-
-
-def _gather(records: UnitRecords, index: Integers) -> tuple[NDArray[np.float32], Integers, NDArray[np.bool_]]:
-    """Content and labels of a microbatch and which rows count; empty, rejected and broken rows are zeros of class 0."""
-    safe = np.maximum(index, 0)
-    content = np.asarray(records.content[safe], dtype=np.float32)
-    mask = (index != EMPTY) & records.valid[safe] & np.isfinite(content).all(axis=1)
-    return np.where(mask[:, None], content, np.float32(0)), np.where(mask, records.labels[safe], 0), mask
-
-
 def _update(state: Training, gradient: Tensor, plan: SgdPlan) -> None:
     """Adam (Kingma and Ba 2015) with a rate that falls to zero, and the average of the weights; post-processing."""
     state.step += 1
@@ -217,7 +229,12 @@ def _update(state: Training, gradient: Tensor, plan: SgdPlan) -> None:
     state.average.mul_(keep).add_(state.weights, alpha=1 - keep)
 
 
-def _check(flow: ConditionalFlow, records: UnitRecords, plan: SgdPlan) -> None:
+def check_training(flow: ConditionalFlow, records: UnitRecords, plan: SgdPlan) -> None:
+    """Check that a plan is for these records and this flow.
+
+    Raises:
+        PrivacyError: it is not.
+    """
     most = int(np.diff(records.starts).max(initial=0))
     if records.units > plan.units or most > plan.records:
         raise PrivacyError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cadp.cinn.dp_sgd import training as sgd
 from cadp.cinn.dp_sgd.plan import SgdPlan
 from cadp.cinn.dp_sgd.start import public_start
-from cadp.cinn.dp_sgd.training import UnitRecords
+from cadp.cinn.dp_sgd.unit_records import UnitRecords
 from cadp.cinn.fit.moments import fit_moments
 from cadp.cinn.model_plan import ModelPlan
 from cadp.cinn.network import ConditionalFlow

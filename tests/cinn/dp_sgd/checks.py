@@ -12,7 +12,7 @@ from cadp.cinn.dp_sgd import training as sgd
 from cadp.cinn.dp_sgd.gradients import linear_layers
 from cadp.cinn.dp_sgd.plan import SgdPlan
 from cadp.cinn.dp_sgd.start import public_start, stack_of
-from cadp.cinn.dp_sgd.training import UnitRecords
+from cadp.cinn.dp_sgd.unit_records import UnitRecords
 from cadp.cinn.layers.layer import Condition, Layer
 from cadp.cinn.network import ConditionalFlow
 

@@ -17,7 +17,8 @@ from cadp.cinn.dp_sgd.gradients import Factors, record_gradients
 from cadp.cinn.dp_sgd.plan import SgdPlan
 from cadp.cinn.dp_sgd.sample import EMPTY, in_slots, poisson_sample, slots_of
 from cadp.cinn.dp_sgd.start import public_start, stack_of
-from cadp.cinn.dp_sgd.training import Training, UnitRecords, train_couplings
+from cadp.cinn.dp_sgd.training import Training, train_couplings
+from cadp.cinn.dp_sgd.unit_records import UnitRecords
 from cadp.cinn.fit.contributions import EXACT_FLOAT
 from cadp.cinn.layers.layer import Condition
 from cadp.cinn.network import ROUND_TRIP_LIMIT, ConditionalFlow, check_round_trip
