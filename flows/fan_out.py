@@ -122,6 +122,11 @@ class _Parent:
                     f"this Prefect server has no deployment {self._errand.deployment}: make its pool and run "
                     f"`prefect deploy --all`"
                 ) from error
+            except (httpx.HTTPError, PrefectException) as error:
+                raise CadpError(
+                    f"{self._errand.title(index)} could not be sent out: {error or type(error).__name__}. Ranges that "
+                    f"work go on to their seals; run the same release again once the Prefect server takes runs"
+                ) from error
             if run.state is None or not run.state.is_final():
                 self.sent[run.id] = _Sent(index)
                 return
@@ -190,7 +195,10 @@ class _Parent:
         if still <= (LOST_AFTER if state.is_running() else 2 * LOST_AFTER):
             return False
         message = f"no sign of life for {still:.0f} s: its range goes to another run"
-        self._client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+        try:
+            self._client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+        except (httpx.HTTPError, PrefectException):
+            return False  # the next look finds it as still as this one
         return True
 
     def _count_loss(self, index: int, why: str) -> None:

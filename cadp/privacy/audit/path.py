@@ -260,6 +260,7 @@ def _check_labels(plan: LabelPlan, released: Labels, labels: Labels, calls: Sequ
 def _records(path: CodePath) -> tuple[Images, Labels, Valid]:
     """Synthetic records of every class in turn: black, white, halves and even noise."""
     n = max(_BATCH, 2 * path.classes) if path.classes <= 256 else 512
+    # Public: these are records, not noise.
     images: Images = np.random.default_rng(29).integers(0, path.white + 1, (n, *path.shape), dtype=path.kind)
     images[0::8], images[1::8] = 0, path.white
     images[2::8, : path.shape[0] // 2] = 0

@@ -41,6 +41,7 @@ def worst_pair(path: CodePath, mechanism: Mechanism) -> WorstPair:
     radius = _radius(mechanism)
     latents, k = math.prod(path.shape), mechanism.content_dims or 1
     best, rank = WorstPair(np.zeros((2, path.classes, *path.shape), dtype=path.kind), -1.0), (-1.0, -1.0)
+    # Public directions, the same at every audit.
     directions = np.concatenate([np.eye(k)[:_DIRECTIONS], to_sphere(np.random.default_rng(31).normal(size=(4, k)))])
     for direction in directions:
         code = np.zeros((path.classes, latents))
