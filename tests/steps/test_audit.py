@@ -469,7 +469,7 @@ def test_label_leaks_are_found_by_the_checks_and_by_trials_alone(
     leaky = code_path(flow)
     checks = {check.name: check for check in path_checks(leaky, planned("laplace"), labels)}
     # A response keeps most labels: one of the two may find nothing by chance.
-    assert not (checks["path"].held and checks["independence"].held), checks
+    assert not (checks["path"].held and checks["path-independence"].held), checks
     if flaw is label_in_a_pixel:  # the two records of the trials are of the first class and the last
         found = audit(leaky, planned("resample"), (), labels=labels, delta=DELTA, trials=1000)
         assert statistical(found)
